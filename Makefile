@@ -1,0 +1,51 @@
+# Every target does its own set-up. Needs: Python 3.11 or newer, pip, make, git.
+# A CPU-only torch saves gigabytes; README, "Install", says how to get one: make PIP_ARGS="..." is passed to pip.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check dev bench mutate docs clean
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.base  ## from nothing to the verdict of the support example, in ./demo
+	test -e demo/metier.toml || $(BIN)/metier init demo --from support
+	$(BIN)/metier run -C demo
+
+dev: $(VENV)/.dev  ## everything that benchmarks, oracles and checks need
+
+check: $(VENV)/.dev  ## lint, types, import contracts, house style, frozen surface, help pages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python checks/style.py
+	$(BIN)/python checks/surface.py
+	$(BIN)/python checks/help_pages.py --check
+
+docs: $(VENV)/.dev  ## write the generated pages again
+	$(BIN)/python checks/help_pages.py
+	$(BIN)/python checks/schemas.py
+
+test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about ten minutes
+	$(BIN)/python -m pytest
+
+mutate: $(VENV)/.dev  ## every mutant must be caught by its own error
+	$(BIN)/python -m pytest tests/mutants -p no:randomly
+
+bench: $(VENV)/.dev  ## the long measurements; prints one JSON object each
+	$(BIN)/python benchmarks/decision_rates.py --json
+	$(BIN)/python benchmarks/tune_speed.py --json
+	$(BIN)/python benchmarks/decode_speed.py --json
+
+clean:  ## remove the virtual environment and tool caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build

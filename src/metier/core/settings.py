@@ -1,0 +1,337 @@
+"""The tables of `metier.toml` as settings objects, version 1 of the contract.
+
+`[split] [metric] [[convention]] [[arm]] [decision] [[guard]]` are the *question*: they are hashed and
+frozen in the ledger when the split is made. The loader is `metier.core.project_file`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from metier.core.config import Settings
+from metier.core.errors import ConfigError
+
+__all__ = [
+    "ArmConfig",
+    "BaseConfig",
+    "BudgetConfig",
+    "CleanConfig",
+    "ConventionConfig",
+    "DataConfig",
+    "DecisionConfig",
+    "GuardConfig",
+    "MetricConfig",
+    "PriceConfig",
+    "ProjectTable",
+    "SplitConfig",
+    "TuneConfig",
+    "ValueConfig",
+]
+
+ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "tuned"]
+
+
+def _within(name: str, value: float, low: float, high: float, *, ends: str = "()") -> None:
+    """Refuse a number outside an interval; `ends` are the brackets of the interval."""
+    above = value >= low if ends[0] == "[" else value > low
+    below = value <= high if ends[1] == "]" else value < high
+    if not (above and below):
+        raise ConfigError(f"{name} is {value}; expected a number in {ends[0]}{low:g}, {high:g}{ends[1]}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProjectTable(Settings):
+    """`[project]`: what this is and where every random choice starts."""
+
+    name: str
+    """Name of the project, shown in reports."""
+    seed: int = 0
+    """Seed every random choice is derived from."""
+    guidelines: tuple[str, ...] = ()
+    """Text files with the full guidelines a prompted model gets; several files are wordings, chosen among on dev."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseConfig(Settings):
+    """`[base]`: the model that is prompted and tuned."""
+
+    name: str = "smollm2-135m-instruct"
+    """Short name from models.toml, or a source: hub:<id>@<commit>, path:<folder>, pypi:<package>#<file>."""
+    revision: str = ""
+    """Commit of a hub model; a branch name is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig(Settings):
+    """`[data]`: which files hold the rows and what their columns mean."""
+
+    files: tuple[str, ...]
+    """Files, folders or globs with rows, relative to the project folder."""
+    format: str = "auto"
+    """Shape of the records; auto detects it and refuses what it does not recognise."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Which column is what: prompt, reply, system, label, context, id; for example {prompt = "question"}."""
+    subject: tuple[str, ...] = ()
+    """Columns naming the persons a row is about."""
+    groups: tuple[str, ...] = ()
+    """Columns naming the customer, document or case a row belongs to."""
+    time: str = ""
+    """Column with the time a row was collected."""
+    expires: str = ""
+    """Column with the time from which a row must no longer be used."""
+    attributes: tuple[str, ...] = ()
+    """Columns kept as slices, such as region or channel."""
+    policy: str = ""
+    """Column with the version of the policy a reply follows."""
+    retired_policies: tuple[str, ...] = ()
+    """Policy versions no longer in force: their rows are quarantined as stale."""
+    licence: str = ""
+    """Licence of the rows, or the column that holds it as column:<name>."""
+    consent_default: Literal["granted", "denied", "unknown"] = "unknown"
+    """Consent of rows that do not state one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanConfig(Settings):
+    """`[clean]`: what happens to rows that should not be trained on as they are."""
+
+    near_dup: float = 0.8
+    """Jaccard similarity of word shingles from which two rows are near-duplicates."""
+    private: Literal["replace", "quarantine", "keep"] = "replace"
+    """What happens to obvious private data: replaced by keyed surrogates, the row quarantined, or kept and counted."""
+    max_drop_per_class: float = 0.5
+    """Largest share of one label's or source's rows cleaning may drop before it stops."""
+    min_reply_words: int = 1
+    """Shortest reply kept, in words."""
+    max_reply_words: int = 1000
+    """Longest reply kept, in words."""
+
+    def __post_init__(self) -> None:
+        _within("near_dup", self.near_dup, 0, 1, ends="(]")
+        _within("max_drop_per_class", self.max_drop_per_class, 0, 1, ends="(]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitConfig(Settings):
+    """`[split]`: what the hold-out claims and how large it is."""
+
+    generalise_to: Literal["later", "new_groups", "later_and_new_groups"] = "later"
+    """What the verdict is claimed for: later rows, new groups, or both."""
+    holdout_rows: int = 200
+    """Rows sealed for the verdict."""
+    dev_rows: int = 100
+    """Rows on which every choice is made."""
+    max_purge: float = 0.1
+    """Largest share of train rows that may be quarantined for being close to the hold-out."""
+    min_holdout_groups: int = 20
+    """Fewest groups a hold-out may have where groups are claimed."""
+    holdout_files: tuple[str, ...] = ()
+    """Files whose rows are the hold-out (a given test set), instead of one drawn from `data.files`."""
+    stratify: str = ""
+    """Attribute or "label" whose shares are kept equal between parts; only where time does not decide."""
+
+    def __post_init__(self) -> None:
+        _within("max_purge", self.max_purge, 0, 1, ends="[)")
+        if self.holdout_rows < 10 or self.dev_rows < 10:
+            raise ConfigError(
+                f"holdout_rows is {self.holdout_rows} and dev_rows is {self.dev_rows}; expected at least 10 each."
+            )
+        if self.stratify and self.generalise_to != "new_groups":
+            raise ConfigError(
+                "stratify works only with generalise_to = 'new_groups'; time decides the parts otherwise."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MetricConfig(Settings):
+    """`[metric]`: the one score a row gets."""
+
+    name: str = "all_pass"
+    """all_pass, mean, a convention's name, exact, label, numeric, rouge_l or chrf."""
+    pass_mark: float = 0.5
+    """Score from which a reply counts as passed in the controls."""
+
+    def __post_init__(self) -> None:
+        _within("pass_mark", self.pass_mark, 0, 1, ends="(]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConventionConfig(Settings):
+    """`[[convention]]`: one thing a good reply obeys."""
+
+    name: str
+    """Name of the convention in reports."""
+    check: str
+    """Which check it is; `metier check --help` lists them."""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the check."""
+    weight: float = 1.0
+    """Weight in the mean score."""
+    row_specific: bool = False
+    """Whether the right value differs from row to row (it occurs only in this prompt)."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise ConfigError(f"weight is {self.weight}; expected more than 0.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmConfig(Settings):
+    """`[[arm]]`: one alternative under assessment."""
+
+    kind: ArmKind
+    """prompt, few_shot, retrieval, small or tuned."""
+    name: str = ""
+    """Name in reports; the kind when empty."""
+    instruction: Literal["full", "short", "none"] | None = None
+    """Which instruction the arm carries; by default the full guidelines for prompted arms, none for the tuned one."""
+    k: tuple[int, ...] = ()
+    """Numbers of examples to choose among on dev (few_shot, retrieval)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneConfig(Settings):
+    """`[tune]`: everything that changes the weights of one supervised run."""
+
+    method: Literal["lora", "full"] = "lora"
+    """Which weights train: low-rank adapters on all linear layers, or all weights."""
+    depth: int = 0
+    """How many of the top layers are adapted; 0 lets the plan choose within the budget."""
+    rank: int = 16
+    """Rank of the adapters."""
+    alpha: float = 32.0
+    """Scale of the adapters; the update is multiplied by alpha / rank."""
+    lr: float = 0.0
+    """Peak learning rate per optimizer step; 0 derives it from the width of the base and the method."""
+    passes: float = 0.0
+    """How often every train row is seen; 0 lets the plan choose within the budget."""
+    max_row_tokens: int = 1024
+    """Longest row kept; longer rows are dropped and counted, never cut."""
+    step_tokens: int = 2048
+    """Tokens, padding not counted, of one optimizer step."""
+    warmup_ratio: float = 0.06
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW, per step."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    evals: int = 6
+    """Evaluations of the dev loss over the run; the best checkpoint is kept."""
+    product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
+
+    def __post_init__(self) -> None:
+        _within("lr", self.lr, 0, 1, ends="[)")
+        _within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
+        for name in ("rank", "max_row_tokens", "step_tokens", "evals"):
+            if getattr(self, name) < 1:  # getattr: the names stand one line above
+                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        if self.depth < 0 or self.passes < 0 or self.max_grad_norm <= 0 or self.weight_decay < 0:
+            raise ConfigError(
+                f"depth is {self.depth}, passes {self.passes}, max_grad_norm {self.max_grad_norm}, weight_decay "
+                f"{self.weight_decay}; expected none negative and max_grad_norm above 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValueConfig(Settings):
+    """`[decision.value]`: what a good reply is worth, from which a margin follows."""
+
+    worth: float
+    """Worth of one reply that is right instead of wrong, in the price table's currency."""
+    requests_per_month: float
+    """Requests a month the model will answer."""
+    horizon_months: float = 12.0
+    """Months over which the cost of tuning is spread."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecisionConfig(Settings):
+    """`[decision]`: when tuning counts as worth it."""
+
+    margin: float | None = None
+    """Smallest gain worth having, in score units (0-1). No default: only you know it."""
+    value: ValueConfig | None = None
+    """Instead of a margin: what a good reply is worth; the margin is the gain that pays for the tuning."""
+    claim: Literal["better", "as_good_for_less"] = "better"
+    """better: the gain is at least the margin; as_good_for_less: not worse by more than `limit`, and cheaper."""
+    limit: float = 0.02
+    """Loss of score accepted under as_good_for_less."""
+    alpha: float = 0.05
+    """One-sided error rate of a WORTH_IT."""
+    plan_gain: float | None = None
+    """Gain the number of rows is planned for; by default twice the margin."""
+    max_looks: int = 3
+    """How often the same question may be asked of a growing hold-out, each time at alpha / max_looks."""
+    max_holdout_rows: int = 2000
+    """Hold-out rows you could collect; more is answered by "no number of rows decides"."""
+
+    def __post_init__(self) -> None:
+        if (self.margin is None) == (self.value is None):
+            found = "neither" if self.margin is None else "both"
+            raise ConfigError(f"found {found} of margin and value; give exactly one, for example margin = 0.05.")
+        if self.margin is not None:
+            _within("margin", self.margin, 0, 1, ends="[)")
+        _within("alpha", self.alpha, 0, 0.5)
+        _within("limit", self.limit, 0, 1, ends="[)")
+        if self.plan_gain is not None and self.margin is not None and self.plan_gain <= self.margin:
+            raise ConfigError(
+                f"plan_gain is {self.plan_gain}, not above the margin {self.margin}; no row count decides."
+            )
+        if self.max_looks < 1:
+            raise ConfigError(f"max_looks is {self.max_looks}; expected 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardConfig(Settings):
+    """`[[guard]]`: something that must not get worse."""
+
+    name: str
+    """Name of the guard in reports."""
+    on: str
+    """What is watched: a convention's name, "metric", or a slice such as region=north."""
+    limit: float
+    """Largest loss accepted, in score units (0-1)."""
+    required: bool = True
+    """Whether an unproven guard keeps the verdict open."""
+
+    def __post_init__(self) -> None:
+        _within("limit", self.limit, 0, 1, ends="[)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriceConfig(Settings):
+    """`[price]`: what things cost; a price is an input with a date and a source."""
+
+    currency: str = "USD"
+    """Currency of every amount."""
+    machine_hour: float = 0.10
+    """Price of one hour of the machine that tunes and serves."""
+    token_in: float = 0.0
+    """Price of a million prompt tokens; 0 prices a request by machine time."""
+    token_out: float = 0.0
+    """Price of a million reply tokens; 0 prices a request by machine time."""
+    label_minute: float = 0.50
+    """Price of one minute of a person who labels."""
+    date: str = ""
+    """Day the prices were looked up, as 2026-11-23; empty marks them assumed."""
+    source: str = "assumed"
+    """Where the prices are from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BudgetConfig(Settings):
+    """`[budget]`: what a run may use; the plan fits into it and says what it gave up."""
+
+    minutes: float = 60.0
+    """Minutes the whole of `metier run` may take."""
+    money: float = 0.0
+    """Money the run may cost; 0 sets no limit."""
+    memory_gib: float = 0.0
+    """Peak memory the run may use; 0 takes what the machine has."""
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or self.money < 0 or self.memory_gib < 0:
+            raise ConfigError("minutes must be above 0, money and memory_gib not negative.")

@@ -1,0 +1,145 @@
+"""Arms and trials, version 1 of their contract: what every alternative under assessment offers.
+
+An `Arm` is a recipe; `fit` on train and dev rows gives a `FittedArm`, which replies to rows. Every
+choice (wording, examples, k, checkpoint) is made in `fit`, on dev, and told in `chosen_from`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from metier.core.rows import Row
+
+__all__ = ["Arm", "Choice", "FittedArm", "Purpose", "Reply", "RowScore", "SkipReason", "Trial", "TrialResult"]
+
+
+class Purpose(StrEnum):
+    """What a trial is run for."""
+
+    SEARCH = "search"
+    CURVE = "curve"
+    FINAL = "final"
+
+
+class SkipReason(StrEnum):
+    """Why an arm does not apply to this data: the closed list."""
+
+    NO_TRAIN_ROWS = "no_train_rows"
+    NO_LABELS = "no_labels"
+    ONE_CLASS = "one_class"
+    NO_GUIDELINES = "no_guidelines"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    OVER_BUDGET = "over_budget"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What an arm answered to one row."""
+
+    text: str
+    """The reply, end-of-turn token left out."""
+    tokens_in: int
+    """Prompt tokens; 0 for arms without a language model."""
+    tokens_out: int
+    """Reply tokens, the end-of-turn token included."""
+    seconds: float
+    """Time from handing the request to its last token; in a batch, the time the batch took until then."""
+    logprob: float | None = None
+    """Sum of the log-probabilities of the reply's tokens, in nats; None where the arm has none."""
+    finish: str = "stop"
+    """stop: the model ended its turn; length: it ran into the limit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowScore:
+    """The score of one reply to one row."""
+
+    row_id: str
+    """Which row."""
+    score: float
+    """The primary score, 0-1."""
+    checks: Mapping[str, float] = field(default_factory=dict)
+    """Score of every convention, 0-1."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """For every convention below 1: a sentence that says what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """One candidate an arm tried on dev while fitting."""
+
+    name: str
+    """What was tried, in words."""
+    score: float
+    """Mean dev score, 0-1."""
+    num_rows: int
+    """Dev rows it was scored on."""
+
+
+class FittedArm(Protocol):
+    """One alternative, ready to reply."""
+
+    kind: str
+    name: str
+    fingerprint: str
+    chosen_from: Sequence[Choice]
+
+    def reply(self, rows: Sequence[Row]) -> list[Reply]:
+        """One reply per row, in the order of the rows; gold text of the rows is never looked at."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What was chosen, as JSON values: instruction, examples, settings."""
+        ...
+
+
+class Arm(Protocol):
+    """The recipe of one alternative."""
+
+    kind: str
+    name: str
+
+    def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
+        """Why the arm does not apply to this data, or None."""
+        ...
+
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:
+        """Make every choice on dev, within about `minutes`; the same inputs and seed give the same arm."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """One arm fitted on one part of the rows."""
+
+    arm: str
+    """Name of the arm."""
+    base: str
+    """Base model, by its short name."""
+    fraction: float
+    """Share of the train rows it is fitted on."""
+    chain_seed: int
+    """Seed of the nested order the share is taken from."""
+    train_seed: int
+    """Seed of the fit."""
+    purpose: Purpose
+    """What the trial is run for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialResult:
+    """What a trial gave."""
+
+    trial: Trial
+    """The trial."""
+    scores_dev: tuple[float, ...]
+    """Dev score of every row, in dev order."""
+    usage: Mapping[str, float]
+    """Tokens and seconds used."""
+    minutes: float
+    """Wall-clock minutes."""
+    object_ref: str = ""
+    """Content hash of what was fitted, where it is kept."""
