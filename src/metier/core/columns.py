@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metier.core.hashing import canonical_json
@@ -22,7 +22,7 @@ __all__ = ["parquet_bytes", "read_parquet", "rows_from_parquet", "rows_to_parque
 _JSON_COLUMNS = ("messages", "tools", "target", "meta", "parents")
 
 
-def parquet_bytes(columns: dict[str, Sequence[Any]], schema: dict[str, str] | None = None) -> bytes:
+def parquet_bytes(columns: Mapping[str, Sequence[Any]], schema: Mapping[str, str] | None = None) -> bytes:
     """Parquet bytes of named columns. `schema` maps names to Polars type names where inference could differ."""
     import polars as pl
 

@@ -35,7 +35,7 @@ __all__ = ["PROJECT_FILE", "ProjectConfig", "load_project_file", "parse_override
 
 PROJECT_FILE = "metier.toml"
 QUESTION_TABLES = ("split", "metric", "convention", "arm", "decision", "guard")
-DEFAULT_ARMS = tuple(ArmConfig(kind=kind) for kind in ("prompt", "few_shot", "retrieval", "small", "tuned"))  # type: ignore[arg-type]  # mypy widens the literal
+DEFAULT_ARMS = tuple(ArmConfig(kind=kind) for kind in ("prompt", "few_shot", "retrieval", "small", "tuned"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +121,8 @@ def load_project_file(project_dir: Path, overrides: Sequence[str] = ()) -> Proje
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
         raise ConfigError(
-            f"{path}: not found. Go to a project folder, name it with -C DIR, or make one: metier init NAME --from support"
+            f"{path}: not found. Go to a project folder, name one with -C DIR, or make one: "
+            "metier init NAME --from support"
         ) from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{path}: not UTF-8 (byte {err.start}). Save the file as UTF-8.") from err
@@ -138,9 +139,7 @@ def _apply(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:  
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise ConfigError(
-                f"--set {'.'.join(keys)}: {key!r} is not a table with single values; edit the file instead."
-            )
+            raise ConfigError(f"--set {'.'.join(keys)}: {key!r} is not a single table; edit the file instead.")
     table[keys[-1]] = value
 
 

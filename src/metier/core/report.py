@@ -292,7 +292,8 @@ def report_from_json(values: Mapping[str, Any]) -> Report:
     if values.get("schema_version") != REPORT_SCHEMA_VERSION:
         found = values.get("schema_version")
         raise DataError(
-            f"report.json has schema_version {found!r}; this metier reads {REPORT_SCHEMA_VERSION}. Run again to write it anew."
+            f"report.json has schema_version {found!r}; this metier reads {REPORT_SCHEMA_VERSION}. "
+            "Run again to write it anew."
         )
     built = _build(Report, values, "report.json")
     assert isinstance(built, Report)

@@ -139,9 +139,7 @@ class SplitConfig(Settings):
                 f"holdout_rows is {self.holdout_rows} and dev_rows is {self.dev_rows}; expected at least 10 each."
             )
         if self.stratify and self.generalise_to != "new_groups":
-            raise ConfigError(
-                "stratify works only with generalise_to = 'new_groups'; time decides the parts otherwise."
-            )
+            raise ConfigError("stratify works only with generalise_to = 'new_groups'; else time decides the parts.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,9 +275,7 @@ class DecisionConfig(Settings):
         _within("alpha", self.alpha, 0, 0.5)
         _within("limit", self.limit, 0, 1, ends="[)")
         if self.plan_gain is not None and self.margin is not None and self.plan_gain <= self.margin:
-            raise ConfigError(
-                f"plan_gain is {self.plan_gain}, not above the margin {self.margin}; no row count decides."
-            )
+            raise ConfigError(f"plan_gain is {self.plan_gain}, not above margin {self.margin}; no row count decides.")
         if self.max_looks < 1:
             raise ConfigError(f"max_looks is {self.max_looks}; expected 1 or more.")
 
