@@ -1,0 +1,101 @@
+"""The base model shown a fixed set of worked examples: several sets and sizes, the best on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
+from metier.arms.replier import Conversation, Replier, text_fingerprint, with_instruction
+from metier.core.rows import Row
+from metier.core.seeds import generator
+from metier.core.trials import Choice, FittedArm, Reply, SkipReason
+
+if TYPE_CHECKING:
+    from metier.evaluate import Grader
+
+__all__ = ["FewShotArm"]
+
+NUM_SETS = 3
+DEFAULT_K = (1, 3, 5)
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotArm:
+    """Recipe: three seeded sets of train rows, the first k of each shown; set and k chosen on dev."""
+
+    name: str
+    replier: Replier
+    grader: Grader
+    instruction: str
+    k_choices: tuple[int, ...] = DEFAULT_K
+    kind: str = "few_shot"
+
+    def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
+        """Train rows to show, and room for one of them in the context."""
+        if not train:
+            return SkipReason.NO_TRAIN_ROWS
+        shortest = min(train, key=lambda row: len(row.prompt_text) + len(row.gold))
+        fits = all(self.replier.fits(with_instruction(row, self.instruction, [shortest]), row) for row in dev)
+        return None if fits else SkipReason.PROMPT_TOO_LONG
+
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
+        """Score every set and k on dev; a prompt with its examples beyond the context is no candidate."""
+        size = max(self.k_choices)
+        fitted = {}
+        longest = max(dev, key=lambda row: len(row.prompt_text))
+        for number in range(NUM_SETS):
+            order = generator(seed, "few_shot", number).permutation(len(train))[:size]
+            for k in self.k_choices:
+                shots = [train[int(i)] for i in order[:k]]
+                arm = FittedFewShot(self.name, self.replier, self.instruction, shots, f"set {number + 1}, k={k}")
+                if k <= len(train) and self.replier.fits(arm.conversation(longest), longest):
+                    fitted[arm.choice] = arm
+        chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
+        best = fitted[chosen.name]
+        return FittedFewShot(self.name, self.replier, self.instruction, best.shots, best.choice, chosen.tried)
+
+    def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
+        """The arm that `describe()` told of."""
+        row_by_id = {row.row_id: row for row in train}
+        tried = choices_from_json(description["tried"])
+        shots = [row_by_id[row_id] for row_id in description["shots"]]
+        return FittedFewShot(self.name, self.replier, self.instruction, shots, description["choice"], tried)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedFewShot:
+    """The base with the instruction and fixed examples."""
+
+    name: str
+    replier: Replier
+    instruction: str
+    shots: Sequence[Row]
+    choice: str
+    chosen_from: Sequence[Choice] = ()
+    kind: str = "few_shot"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of model, instruction and examples."""
+        ids = [row.row_id for row in self.shots]
+        return text_fingerprint(self.kind, self.replier.fingerprint, self.instruction, *ids)
+
+    def conversation(self, row: Row) -> Conversation:
+        """The examples and the row's prompt; examples are left out from the end where they do not fit."""
+        for count in range(len(self.shots), 0, -1):
+            talk = with_instruction(row, self.instruction, self.shots[:count])
+            if self.replier.fits(talk, row):
+                return talk
+        return with_instruction(row, self.instruction)
+
+    def reply(self, rows: Sequence[Row]) -> list[Reply]:
+        """One reply per row."""
+        return self.replier.reply(rows, [self.conversation(row) for row in rows])
+
+    def describe(self) -> dict[str, Any]:
+        """The chosen examples, by row id."""
+        tried = choices_as_json(self.chosen_from)
+        shots = [row.row_id for row in self.shots]
+        return {"choice": self.choice, "shots": shots, "carries": "full", "tried": tried}

@@ -1,0 +1,96 @@
+"""A language model that answers conversations: renderer, engine and reply limit in one place.
+
+The arms differ in the messages they put before the model; how those become replies stands only here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metier.core.rows import Message, Row
+from metier.core.trials import Reply
+
+if TYPE_CHECKING:
+    from metier.engine import Handle
+    from metier.render import Renderer
+
+__all__ = ["Conversation", "Replier"]
+
+Conversation = tuple[Message, ...]
+"""The messages put before the model, up to and including the last user message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replier:
+    """Base or tuned model with its renderer; greedy, so the same conversations give the same replies."""
+
+    handle: Handle
+    renderer: Renderer
+    max_reply_tokens: int
+    max_batch: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of base and adapter bytes, as the engine reports it."""
+        return self.handle.fingerprint
+
+    def num_tokens(self, conversation: Conversation, row: Row) -> int:
+        """Prompt tokens of a conversation, the generation prompt included."""
+        return len(self.renderer.prompt_tokens(conversation, row.tools))
+
+    def fits(self, conversation: Conversation, row: Row) -> bool:
+        """Whether prompt and longest reply fit into the context of the model."""
+        return self.num_tokens(conversation, row) + self.max_reply_tokens <= self.handle.shape.max_positions
+
+    def reply(self, rows: Sequence[Row], conversations: Sequence[Conversation]) -> list[Reply]:
+        """One greedy reply per conversation, in order; a prompt beyond the context gets an empty reply.
+
+        `Reply.seconds` counts from the call to the reply's last token.
+        """
+        from metier.engine import SamplingParams, sample
+
+        start = time.perf_counter()
+        prompts = [self.renderer.prompt_tokens(talk, row.tools) for row, talk in zip(rows, conversations, strict=True)]
+        room = self.handle.shape.max_positions - self.max_reply_tokens
+        open_indices = [i for i, tokens in enumerate(prompts) if len(tokens) <= room]
+        replies = [Reply(text="", tokens_in=len(t), tokens_out=0, seconds=0.0, finish="length") for t in prompts]
+        params = SamplingParams(
+            max_tokens=self.max_reply_tokens, stop_ids=self.renderer.stop_ids, max_batch=self.max_batch
+        )
+        for position, found in sample(self.handle, [prompts[i] for i in open_indices], params):
+            index = open_indices[position]
+            replies[index] = Reply(
+                text=self.renderer.parse(found.tokens),
+                tokens_in=len(prompts[index]),
+                tokens_out=len(found.tokens),
+                seconds=time.perf_counter() - start,
+                logprob=found.logprob,
+                finish=found.finish,
+            )
+        return replies
+
+
+def with_instruction(row: Row, instruction: str | None, examples: Iterable[Row] = ()) -> Conversation:
+    """The row's prompt behind an instruction (a system message) and worked examples (user, assistant turns)."""
+    from metier.core.rows import Role
+
+    own_system = [m.content for m in row.prompt if m.role is Role.SYSTEM]
+    text = "\n\n".join([*([instruction] if instruction else []), *own_system])
+    head = (Message(role=Role.SYSTEM, content=text),) if text else ()
+    shots: list[Message] = []
+    for example in examples:
+        shots += [m for m in example.prompt if m.role is not Role.SYSTEM]
+        shots.append(Message(role=Role.ASSISTANT, content=example.gold))
+    return (*head, *shots, *(m for m in row.prompt if m.role is not Role.SYSTEM))
+
+
+def text_fingerprint(*parts: str) -> str:
+    """SHA-256 over texts, 64 hex digits: what an arm is identified by beside its model."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part.encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()

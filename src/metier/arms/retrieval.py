@@ -1,0 +1,97 @@
+"""The base model shown the train rows nearest to each prompt (TF-IDF cosine); their number chosen on dev."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
+from metier.arms.nearest import NearestRows
+from metier.arms.replier import Conversation, Replier, text_fingerprint, with_instruction
+from metier.core.hashing import merkle_root
+from metier.core.rows import Row
+from metier.core.trials import Choice, FittedArm, Reply, SkipReason
+
+if TYPE_CHECKING:
+    from metier.evaluate import Grader
+
+__all__ = ["RetrievalArm"]
+
+DEFAULT_K = (1, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalArm:
+    """Recipe: the k nearest train rows as examples, nearest last; k chosen on dev."""
+
+    name: str
+    replier: Replier
+    grader: Grader
+    instruction: str
+    k_choices: tuple[int, ...] = DEFAULT_K
+    kind: str = "retrieval"
+
+    def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
+        """Train rows to retrieve from, and room for one of them in the context."""
+        if not train:
+            return SkipReason.NO_TRAIN_ROWS
+        shortest = min(train, key=lambda row: len(row.prompt_text) + len(row.gold))
+        fits = all(self.replier.fits(with_instruction(row, self.instruction, [shortest]), row) for row in dev)
+        return None if fits else SkipReason.PROMPT_TOO_LONG
+
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
+        """Score every k on dev."""
+        index = NearestRows.build(train)
+        fitted = {
+            f"k={k}": FittedRetrieval(self.name, self.replier, self.instruction, index, k)
+            for k in self.k_choices
+            if k <= len(train)
+        }
+        chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
+        best = fitted[chosen.name]
+        return FittedRetrieval(self.name, self.replier, self.instruction, index, best.k, chosen.tried)
+
+    def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
+        """The arm that `describe()` told of."""
+        tried = choices_from_json(description["tried"])
+        index = NearestRows.build(train)
+        return FittedRetrieval(self.name, self.replier, self.instruction, index, description["k"], tried)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRetrieval:
+    """The base with the instruction and the k nearest train rows."""
+
+    name: str
+    replier: Replier
+    instruction: str
+    index: NearestRows
+    k: int
+    chosen_from: Sequence[Choice] = ()
+    kind: str = "retrieval"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of model, instruction, k and the rows retrieved from."""
+        root = merkle_root(row.row_id for row in self.index.rows)
+        return text_fingerprint(self.kind, self.replier.fingerprint, self.instruction, str(self.k), root)
+
+    def conversation(self, row: Row, found: Sequence[Row]) -> Conversation:
+        """The nearest rows, the nearest one last, and the prompt; the farthest are left out where they do not fit."""
+        for count in range(len(found), 0, -1):
+            talk = with_instruction(row, self.instruction, list(reversed(found[:count])))
+            if self.replier.fits(talk, row):
+                return talk
+        return with_instruction(row, self.instruction)
+
+    def reply(self, rows: Sequence[Row]) -> list[Reply]:
+        """One reply per row."""
+        nearest = self.index.nearest(rows, self.k)
+        talks = [self.conversation(row, found) for row, found in zip(rows, nearest, strict=True)]
+        return self.replier.reply(rows, talks)
+
+    def describe(self) -> dict[str, Any]:
+        """The chosen k."""
+        tried = choices_as_json(self.chosen_from)
+        return {"k": self.k, "carries": "full", "tried": tried}
