@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         temp_path.replace(path)
     except OSError as err:
-        temp_path.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what is in the way
+            temp_path.unlink()
         raise storage_error(path, err) from err
 
 

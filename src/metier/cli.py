@@ -1,0 +1,258 @@
+"""The command line: parsing and printing only; every verb is a function of `metier.project`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="metier",
+    help="From raw domain rows to a tuned, tested language model, and the evidence whether it was worth it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Dir = Annotated[Path, typer.Option("-C", metavar="DIR", help="The project folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, row counts and the estimate, then stop.")]
+HERE = Path()
+
+
+def emit(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """The result on stdout: a JSON object, or text for a person."""
+    sys.stdout.write((json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text.rstrip()) + "\n")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Folder to make.")],
+    source: Annotated[str, typer.Option("--from", metavar="EXAMPLE", help="Example to start from.")] = "support",
+    as_json: AsJson = False,
+) -> None:
+    """Make a project from an example.
+
+    Example: metier init support --from support
+    """
+    from metier.project import init_project
+
+    made = init_project(Path(name), source)
+    emit(
+        {"project": str(made), "from": source},
+        f"{made}: made from {source}. Next: metier run -C {made}",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def check(directory: Dir = HERE, settings: Set = None, as_json: AsJson = False) -> None:
+    """Read the rows and say whether they are ready; exit 3 when they are not.
+
+    Example: metier check -C support
+    """
+    from metier.project import Project
+
+    found = Project.load(directory, settings or ()).check(_watcher())
+    emit(found.as_json(), found.as_text(), as_json=as_json)
+    found.require()
+
+
+@app.command()
+def run(
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    gate: Annotated[bool, typer.Option("--gate", help="Exit 3 unless the verdict is WORTH_IT.")] = False,
+) -> None:
+    """Go the whole road to the verdict, the report and a release candidate; resume where it stopped.
+
+    Example: metier run -C support
+    """
+    from metier.project import Project
+
+    project = Project.load(directory, settings or ())
+    if dry_run:
+        planned = project.plan(_watcher())
+        emit(planned.as_json(), planned.as_text(), as_json=as_json)
+        return
+    report = project.run(_watcher())
+    page = project.report_path
+    emit(report.as_json(), f"{report.verdict.sentence}\nReport: {page}", as_json=as_json)
+    if gate:
+        project.gate(report)
+
+
+@app.command()
+def show(
+    row: Annotated[str, typer.Argument(help="Row id (or its beginning), or the number of a train row.")] = "0",
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a row as the model sees it, trained tokens marked.
+
+    Example: metier show 0 -C support
+    """
+    from metier.project import Project
+
+    shown = Project.load(directory, settings or ()).show(row)
+    emit(shown.as_json(), shown.as_text(colour=sys.stdout.isatty()), as_json=as_json)
+
+
+@app.command()
+def plan(directory: Dir = HERE, settings: Set = None, as_json: AsJson = False) -> None:
+    """Predict minutes, memory and money of the run, and say what the budget makes it give up.
+
+    Example: metier plan -C support --set budget.minutes=10
+    """
+    from metier.project import Project
+
+    planned = Project.load(directory, settings or ()).plan(_watcher())
+    emit(planned.as_json(), planned.as_text(), as_json=as_json)
+
+
+@app.command()
+def assess(directory: Dir = HERE, settings: Set = None, as_json: AsJson = False) -> None:
+    """Before spending: what the untuned arms reach on dev, and whether the hold-out could show the gain.
+
+    Example: metier assess -C support
+    """
+    from metier.project import Project
+
+    found = Project.load(directory, settings or ()).assess(_watcher())
+    emit(found.as_json(), found.as_text(), as_json=as_json)
+    found.require()
+
+
+@app.command()
+def chat(
+    message: Annotated[str, typer.Argument(help="One message; without it, lines are read from the terminal.")] = "",
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the base and the tuned model the same, side by side.
+
+    Example: metier chat "Where is my order LK-10442? Ana" -C support
+    """
+    from metier.project import Project
+
+    talk = Project.load(directory, settings or ()).chat()
+    for line in [message] if message else sys.stdin:
+        if line.strip():
+            answer = talk(line.strip())
+            text = "".join(f"--- {name}\n{reply}\n" for name, reply in answer.items())
+            emit(answer, text, as_json=as_json)
+
+
+@app.command()
+def status(directory: Dir = HERE, as_json: AsJson = False) -> None:
+    """Say which stages are finished and what the newest verdict is.
+
+    Example: metier status -C support
+    """
+    from metier.project import Project
+
+    found = Project.load(directory).status()
+    emit(found.as_json(), found.as_text(), as_json=as_json)
+
+
+@app.command()
+def report(directory: Dir = HERE, as_json: AsJson = False) -> None:
+    """Print the newest verdict and where its page lies.
+
+    Example: metier report -C support
+    """
+    from metier.project import Project
+
+    project = Project.load(directory)
+    found = project.report()
+    emit(found.as_json(), f"{found.verdict.sentence}\nReport: {project.report_path}", as_json=as_json)
+
+
+@app.command()
+def verify(directory: Dir = HERE, as_json: AsJson = False) -> None:
+    """Check chain, seal, split certificate, model identity and verdict again from the files; exit 3 on a problem.
+
+    Example: metier verify -C support
+    """
+    from metier.project import Project
+
+    found = Project.load(directory).verify()
+    emit(found.as_json(), found.as_text(), as_json=as_json)
+    found.require()
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine offers and what is missing.
+
+    Example: metier doctor
+    """
+    from metier.project import doctor as look
+
+    found = look()
+    emit(found.as_json(), found.as_text(), as_json=as_json)
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """From raw domain rows to a tuned, tested language model, and the evidence whether it was worth it."""
+    if version:
+        from metier import __version__
+
+        sys.stdout.write(f"metier {__version__}\n")
+        raise typer.Exit
+
+
+def _watcher() -> Callable[[Any], None]:
+    """Draws progress on stderr: one line that is rewritten on a terminal, else a line at most every 10 s."""
+    from metier.terminal import watcher_for
+
+    return watcher_for(sys.stderr)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code is 0 done, 1 failed, 2 usage or config, 3 a gate said no, 130 interrupted."""
+    from metier.core.errors import MetierError
+
+    command = typer.main.get_command(app)
+    try:
+        return int(command.main(args=argv, prog_name="metier", standalone_mode=False) or 0)
+    except MetierError as err:
+        if os.environ.get("METIER_TRACEBACK") == "1":
+            raise
+        sys.stderr.write(f"error: {err}\n")
+        return err.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted: what was finished is kept; the same command resumes.\n")
+        return 130
+    except BrokenPipeError:
+        return 0
+    except Exception as err:
+        shown = getattr(err, "show", None)  # getattr: click's usage errors show themselves
+        if shown is None:
+            raise
+        shown()
+        return int(getattr(err, "exit_code", 2))  # getattr: click's exit code
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,69 @@
+"""How far a run is, told to whoever draws it; the road itself prints nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+__all__ = ["Progress", "Tick", "Watcher"]
+
+PARTS = ("read", "split", "plan", "arms", "tune", "latency", "hold-out", "report")
+"""The parts of a run, in order, as a person is shown them."""
+
+
+class Tick(NamedTuple):
+    """One report of progress."""
+
+    part: str
+    """One of PARTS."""
+    done: float
+    """Share of the part that is done, 0-1."""
+    text: str
+    """What was decided or reached, empty for a mere advance."""
+    eta_s: float | None
+    """Seconds until the whole run ends, by the plan; None before there is one."""
+
+
+Watcher = Callable[[Tick], None]
+
+
+@dataclass(slots=True)
+class Progress:
+    """Collects advances and milestones and tells the watcher, with the remaining time by the plan."""
+
+    watcher: Watcher | None = None
+    predicted_s: dict[str, float] = field(default_factory=dict)
+    """Predicted seconds by part, known once the plan is made."""
+    part: str = "read"
+    part_started_s: float = field(default_factory=time.monotonic)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds spent by part in this process."""
+
+    def enter(self, part: str) -> None:
+        """Begin a part; the seconds of the one before are booked."""
+        now = time.monotonic()
+        self.seconds[self.part] = self.seconds.get(self.part, 0.0) + now - self.part_started_s
+        self.part, self.part_started_s = part, now
+        self._tell(0.0, "")
+
+    def advance(self, done: float) -> None:
+        """Tell which share of the part is done."""
+        self._tell(done, "")
+
+    def say(self, text: str) -> None:
+        """Tell a decision or a milestone with its numbers."""
+        self._tell(0.0, text)
+
+    def _tell(self, done: float, text: str) -> None:
+        if self.watcher is not None:
+            self.watcher(Tick(self.part, done, text, self._eta_s(done)))
+
+    def _eta_s(self, done: float) -> float | None:
+        if not self.predicted_s:
+            return None
+        later = PARTS[PARTS.index(self.part) + 1 :]
+        here = self.predicted_s.get(self.part, 0.0)
+        left_here = max(here * (1 - done), 0.0) if done else max(here - (time.monotonic() - self.part_started_s), 0.0)
+        return left_here + sum(self.predicted_s.get(part, 0.0) for part in later)
