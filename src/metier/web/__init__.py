@@ -1,0 +1,5 @@
+"""What a person looks at: the report as one self-contained page."""
+
+from metier.web.page import render_report, write_report
+
+__all__ = ["render_report", "write_report"]
