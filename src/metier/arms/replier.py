@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metier.core.rows import Message, Row
+from metier.core.rows import Message, Role, Row
 from metier.core.trials import Reply
 
 if TYPE_CHECKING:
@@ -52,9 +52,12 @@ class Replier:
         `Reply.seconds` counts from the call to the reply's last token.
         """
         from metier.engine import SamplingParams, sample
+        from metier.render import Conversation as PromptParts
 
         start = time.perf_counter()
-        prompts = [self.renderer.prompt_tokens(talk, row.tools) for row, talk in zip(rows, conversations, strict=True)]
+        prompts = self.renderer.prompt_tokens_batch(
+            PromptParts(talk, row.tools) for row, talk in zip(rows, conversations, strict=True)
+        )
         room = self.handle.shape.max_positions - self.max_reply_tokens
         open_indices = [i for i, tokens in enumerate(prompts) if len(tokens) <= room]
         replies = [Reply(text="", tokens_in=len(t), tokens_out=0, seconds=0.0, finish="length") for t in prompts]
@@ -76,16 +79,15 @@ class Replier:
 
 def with_instruction(row: Row, instruction: str | None, examples: Iterable[Row] = ()) -> Conversation:
     """The row's prompt behind an instruction (a system message) and worked examples (user, assistant turns)."""
-    from metier.core.rows import Role
+    from metier.render import with_instruction as put_in_front
 
-    own_system = [m.content for m in row.prompt if m.role is Role.SYSTEM]
-    text = "\n\n".join([*([instruction] if instruction else []), *own_system])
-    head = (Message(role=Role.SYSTEM, content=text),) if text else ()
+    own = [m for m in row.prompt if m.role is Role.SYSTEM]
     shots: list[Message] = []
     for example in examples:
         shots += [m for m in example.prompt if m.role is not Role.SYSTEM]
         shots.append(Message(role=Role.ASSISTANT, content=example.gold))
-    return (*head, *shots, *(m for m in row.prompt if m.role is not Role.SYSTEM))
+    asked = [m for m in row.prompt if m.role is not Role.SYSTEM]
+    return put_in_front((*own, *shots, *asked), instruction)
 
 
 def text_fingerprint(*parts: str) -> str:

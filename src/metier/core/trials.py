@@ -110,6 +110,10 @@ class Arm(Protocol):
         """Make every choice on dev, within about `minutes`; the same inputs and seed give the same arm."""
         ...
 
+    def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
+        """The fitted arm that `describe()` told of: nothing is chosen again."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trial:

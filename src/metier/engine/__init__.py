@@ -1,7 +1,36 @@
 """Where weights live and move: load, train, score, save. The one decoder is `metier.engine.decode`."""
 
+from metier.engine.batch import Batch, make_batch, plan_steps
+from metier.engine.decode import Decoder, Event, sample
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.load import close, load, read_shape
+from metier.engine.loop import Linear, StepStats, forward_backward, logprobs, optim_step
 from metier.engine.peft_files import export_adapter
+from metier.engine.sampling import Request, Sample, SamplingParams
+from metier.engine.state import find_state, load_state, save_state
 
-__all__ = ["AdapterSpec", "Handle", "close", "export_adapter", "load", "read_shape"]
+__all__ = [
+    "AdapterSpec",
+    "Batch",
+    "Decoder",
+    "Event",
+    "Handle",
+    "Linear",
+    "Request",
+    "Sample",
+    "SamplingParams",
+    "StepStats",
+    "close",
+    "export_adapter",
+    "find_state",
+    "forward_backward",
+    "load",
+    "load_state",
+    "logprobs",
+    "make_batch",
+    "optim_step",
+    "plan_steps",
+    "read_shape",
+    "sample",
+    "save_state",
+]

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from metier.arms import Replier
-from metier.core.errors import ModelError
+from metier.arms import Replier, read_wordings
+from metier.core.errors import DataError, ModelError
 from metier.core.project_file import ProjectConfig
-from metier.core.rows import Row
 from metier.road.progress import Progress
-from metier.road.workspace import Workspace
+from metier.road.workspace import Stage, Workspace
 
 if TYPE_CHECKING:
     from metier.conventions import Convention
     from metier.engine import Handle
+    from metier.engine.load import DtypeName
     from metier.evaluate import Grader
     from metier.ledger import Ledger, ObjectStore
     from metier.models import BaseModel
-    from metier.render import Renderer
+    from metier.render import RenderedRow, Renderer
 
 __all__ = ["Session"]
 
@@ -39,6 +39,28 @@ class Session:
     store: ObjectStore
     key: bytes
     progress: Progress = field(default_factory=Progress)
+    dtype: str = ""
+    """Precision of the products; the plan fixes it, so that a resumed run computes with the same."""
+
+    stages: dict[str, Stage] = field(default_factory=dict)
+    """Every stage this run has used, by name."""
+
+    def stage(
+        self,
+        name: str,
+        *,
+        version: int,
+        inputs: Any,  # Any: whatever json accepts
+        config: Any,  # Any: whatever json accepts
+        work: Callable[[Path], None],
+        resumable: bool = False,
+    ) -> Stage:  # Any: inputs and config are whatever json accepts
+        """The finished stage, computed now or found; see `Workspace.stage`."""
+        stage = self.workspace.stage(
+            name, version=version, inputs=inputs, config=config, work=work, resumable=resumable
+        )
+        self.stages[name] = stage
+        return stage
 
     @property
     def project_dir(self) -> Path:
@@ -51,6 +73,18 @@ class Session:
         from metier.conventions import make_conventions
 
         return make_conventions(self.config.convention, self.project_dir)
+
+    @cached_property
+    def wordings(self) -> dict[str, str]:
+        """The full guidelines by wording; empty when the project has neither guidelines nor conventions."""
+        from metier.conventions import describe
+
+        return read_wordings(self.project_dir, self.config.project.guidelines, describe(self.conventions))
+
+    @property
+    def group_column(self) -> str:
+        """The kind of group whose rows move together in every interval; the first of `data.groups`."""
+        return self.config.data.groups[0] if self.config.data.groups else ""
 
     @cached_property
     def grader(self) -> Grader:
@@ -79,7 +113,18 @@ class Session:
         """The base in memory."""
         from metier.engine import load
 
-        return load(self.base, seed=self.config.project.seed, dtype=self.config.tune.product_dtype)
+        return load(self.base, seed=self.config.project.seed, dtype=self.wanted_dtype)
+
+    @property
+    def wanted_dtype(self) -> DtypeName:
+        """Precision to load with: what the plan fixed, else the setting."""
+        known: dict[str, DtypeName] = {"bf16": "bf16", "fp32": "fp32"}
+        return known.get(self.dtype, self.config.tune.product_dtype)
+
+    @property
+    def dtype_name(self) -> str:
+        """Precision the base was loaded in: bf16 or fp32."""
+        return {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(self.handle.dtype)]
 
     def tuned_handle(self, adapter_dir: Path) -> Handle:
         """The base with an adapter; the base weights are shared.
@@ -89,24 +134,25 @@ class Session:
         """
         from metier.engine import load
 
-        handle = load(
-            self.base, adapter=adapter_dir, seed=self.config.project.seed, dtype=self.config.tune.product_dtype
-        )
+        handle = load(self.base, adapter=adapter_dir, seed=self.config.project.seed, dtype=self.wanted_dtype)
         if handle.fingerprint == self.handle.fingerprint:
-            raise ModelError(f"{adapter_dir}: the tuned model has the fingerprint of its base; the adapter was not loaded.")
+            raise ModelError(f"{adapter_dir}: the tuned model has its base's fingerprint; the adapter is not loaded.")
         return handle
 
-    def replier(self, handle: Handle, golds: Sequence[Row]) -> Replier:
+    def replier(self, handle: Handle, golds: Sequence[RenderedRow]) -> Replier:
         """A replier whose reply limit follows the gold replies of train and dev."""
-        return Replier(handle, self.renderer, max_reply_tokens(self.renderer, golds))
+        return Replier(handle, self.renderer, max_reply_tokens(golds))
 
 
-def max_reply_tokens(renderer: Renderer, rows: Sequence[Row]) -> int:
+def max_reply_tokens(golds: Sequence[RenderedRow]) -> int:
     """Longest reply a model may write, in tokens: the 99th percentile of the gold replies with headroom.
 
     At least 8, so that a task of one-word labels still lets a wrong, longer answer show itself.
+
+    Raises:
+        DataError: no rows.
     """
-    lengths = sorted(len(renderer.reply_tokens(row.gold)) for row in rows)
+    lengths = sorted(row.num_trained for row in golds)
     if not lengths:
-        return 64
-    return max(8, round(lengths[min(len(lengths) - 1, int(0.99 * len(lengths)))] * REPLY_HEADROOM))
+        raise DataError("no row of train or dev can be rendered, so no reply length is known; see `metier check`.")
+    return max(8, round(lengths[int(0.99 * (len(lengths) - 1))] * REPLY_HEADROOM))

@@ -6,14 +6,17 @@ overwrites what an earlier run finished.
 
 from __future__ import annotations
 
+import resource
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metier.core.folders import finish, finished, fresh_dir, stage_hash
+from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash
 
-__all__ = ["Stage", "Workspace"]
+__all__ = ["Stage", "Workspace", "peak_memory_gib"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,10 @@ class Stage:
 
     dir: Path
     hash: str
+    seconds: float
+    """Time its work took when it was done; a later rerun that skips it keeps this figure."""
+    peak_memory_gib: float
+    """Peak memory of the process at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,14 @@ class Workspace:
             if not resumable:
                 fresh_dir(stage_dir)
             stage_dir.mkdir(parents=True, exist_ok=True)
+            started_s = time.monotonic()
             work(stage_dir)
-            finish(stage_dir, wanted_hash)
-        return Stage(stage_dir, wanted_hash)
+            finish(stage_dir, wanted_hash, seconds=time.monotonic() - started_s, peak_memory_gib=peak_memory_gib())
+        done = read_json(stage_dir / "done.json")
+        return Stage(stage_dir, wanted_hash, done["seconds"], done["peak_memory_gib"])
+
+
+def peak_memory_gib() -> float:
+    """Peak resident memory of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(peak * (1 if sys.platform == "darwin" else 1024) / 1024**3)

@@ -1,0 +1,17 @@
+"""Was it worth it? Pure functions from scores to a verdict, its price in rows, and leave to look again."""
+
+from metier.assess.checks import cross_checks
+from metier.assess.decide import Decision, decide
+from metier.assess.guards import assess_guards
+from metier.assess.looks import LookGrant, LookKind, PastLook, next_look
+from metier.assess.needed import RowsNeeded
+from metier.assess.scores import GainForecast, GuardScores, ScoreTable
+from metier.assess.sentence import verdict_sentence
+from metier.assess.value import TuningCosts, break_even_requests, resolved_question, value_margin
+from metier.assess.wanted import wanted_trials
+
+__all__ = [
+    "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook", "RowsNeeded", "ScoreTable",
+    "TuningCosts", "assess_guards", "break_even_requests", "cross_checks", "decide", "next_look", "resolved_question",
+    "value_margin", "verdict_sentence", "wanted_trials",
+]  # fmt: skip

@@ -1,0 +1,178 @@
+"""The scores a decision is made from, checked: the tuned arm, its rivals and the guards, row by row.
+
+    >>> table = ScoreTable.of(tuned=[1, 0, 1, 1, 1], rivals={"prompt": [0, 0, 1, 1, 0]}, groups="abcde", binary=True)
+    >>> table.num_rows
+    5
+
+Scores are 0-1. Nothing here knows texts, models or files.
+"""
+
+# Shapes: N rows of the hold-out, or of the slice a guard watches.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from metier.core.errors import DataError
+from metier.core.report import Forecast
+from metier.core.settings import GuardConfig
+from metier.core.stats import MIN_GROUPS, GainEstimate, bonett_price, grouped_mean
+
+__all__ = ["GainForecast", "GuardScores", "ScoreTable", "paired_gain"]
+
+Floats = npt.NDArray[np.float64]
+Keys = npt.NDArray[Any]  # Any: group names may be text or numbers
+FORECAST_LEVEL = 0.80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreTable:
+    """Hold-out scores of the tuned arm and of every comparator, on the same rows in the same order."""
+
+    tuned_N: Floats
+    rivals: Mapping[str, Floats]
+    """Scores of each comparator, by arm name."""
+    group_N: Keys
+    """Customer, document or case of every row; one name a row where rows stand alone."""
+    binary: bool
+    """Whether the metric gives only 0 and 1."""
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        tuned: Sequence[float] | Floats,
+        rivals: Mapping[str, Sequence[float] | Floats],
+        groups: Sequence[Any] | Keys,  # Any: see Keys
+        binary: bool,
+    ) -> Self:
+        """A checked table.
+
+        Raises:
+            DataError: no comparator, no rows, fewer than five groups, lengths that differ, scores that are not numbers
+                from 0 to 1, or values between 0 and 1 under a yes-no metric.
+        """
+        if not rivals:
+            raise DataError("scores: no comparator; the gain is a difference. Add an arm, for example kind = 'prompt'.")
+        group_N = np.asarray(groups if not isinstance(groups, str) else list(groups))
+        num_groups = len(np.unique(group_N))
+        if num_groups < MIN_GROUPS:
+            raise DataError(
+                f"scores: {num_groups} groups in {len(group_N)} rows; expected at least {MIN_GROUPS} groups. "
+                "Hold out more rows, or rows of more groups."
+            )
+        tuned_N = checked_scores(tuned, "tuned", len(group_N), binary)
+        checked = {name: checked_scores(values, name, len(group_N), binary) for name, values in rivals.items()}
+        return cls(tuned_N=tuned_N, rivals=checked, group_N=group_N, binary=binary)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows every arm was scored on."""
+        return len(self.tuned_N)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardScores:
+    """What one guard watches: scores of the tuned arm and of its reference on the guard's own rows."""
+
+    config: GuardConfig
+    tuned_N: Floats
+    reference_N: Floats
+    """Scores of the arm that would be used otherwise; chosen on dev, not here."""
+    group_N: Keys
+    binary: bool
+
+    @classmethod
+    def of(
+        cls,
+        config: GuardConfig,
+        *,
+        tuned: Sequence[float] | Floats,
+        reference: Sequence[float] | Floats,
+        groups: Sequence[Any] | Keys,  # Any: see Keys
+        binary: bool,
+    ) -> Self:
+        """Checked scores of a guard.
+
+        Raises:
+            DataError: no rows ("no data" is not "no harm"), lengths that differ, scores that are not numbers
+                from 0 to 1.
+        """
+        where = f"guard {config.name!r}"
+        if len(groups) == 0:
+            raise DataError(
+                f"{where}: no hold-out row is watched by {config.on!r}; expected at least one. "
+                "Correct 'on' or drop the guard."
+            )
+        group_N = np.asarray(groups if not isinstance(groups, str) else list(groups))
+        return cls(
+            config=config,
+            tuned_N=checked_scores(tuned, f"{where}, tuned", len(group_N), binary),
+            reference_N=checked_scores(reference, f"{where}, reference", len(group_N), binary),
+            group_N=group_N,
+            binary=binary,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GainForecast:
+    """What the learning curve predicts for the gain over one comparator."""
+
+    num_train: int
+    """Train rows the tuned arm had."""
+    points: tuple[Forecast, ...]
+    """Bands of the *gain* (not of the score) at more train rows."""
+
+    def rows_to_reach(self, margin: float, *, max_times: float = 4.0) -> int | None:
+        """Fewest train rows, up to `max_times` those at hand, at which the 80 % band reaches the margin; or None.
+
+        Raises:
+            DataError: a band of another level.
+        """
+        for point in self.points:
+            if abs(point.level - FORECAST_LEVEL) > 1e-9:
+                raise DataError(
+                    f"forecast: band of level {point.level}; expected {FORECAST_LEVEL}, which the rule is stated for."
+                )
+        reached = [p.num_train for p in self.points if p.num_train <= max_times * self.num_train and p.high >= margin]
+        return min(reached, default=None)
+
+
+def checked_scores(values: Sequence[float] | Floats, name: str, num_rows: int, binary: bool) -> Floats:
+    """The scores as an array, or what is wrong with them."""
+    score_N = np.asarray(values, dtype=np.float64)
+    if score_N.shape != (num_rows,):
+        raise DataError(
+            f"scores of {name!r}: {score_N.size} scores for {num_rows} rows; expected one for each row. "
+            "Score the missing rows."
+        )
+    if not np.isfinite(score_N).all():
+        first = int(np.flatnonzero(~np.isfinite(score_N))[0])
+        num_bad = int((~np.isfinite(score_N)).sum())
+        raise DataError(
+            f"scores of {name!r}: row {first} is {score_N[first]} ({num_bad} such rows); expected numbers. "
+            "A failed row is counted beside the score, not inside it."
+        )
+    if score_N.min() < 0 or score_N.max() > 1:
+        first = int(np.flatnonzero((score_N < 0) | (score_N > 1))[0])
+        raise DataError(f"scores of {name!r}: row {first} is {score_N[first]}; expected 0 to 1. Scale the metric.")
+    if binary and not np.isin(score_N, (0.0, 1.0)).all():
+        first = int(np.flatnonzero(~np.isin(score_N, (0.0, 1.0)))[0])
+        raise DataError(f"scores of {name!r}: row {first} is {score_N[first]} under a yes-no metric; expected 0 or 1.")
+    return score_N
+
+
+def paired_gain(first_N: Floats, second_N: Floats, group_N: Keys, *, binary: bool, num_groups: int) -> GainEstimate:
+    """The gain of the first arm over the second by the one interval that fits the scores.
+
+    Yes-no scores with one row a group: Bonett-Price. Everything else: CR2 t over groups.
+    """
+    if binary and num_groups == len(group_N):
+        gains = int((first_N > second_N).sum())
+        return bonett_price(gains=gains, losses=int((first_N < second_N).sum()), num_rows=len(group_N))
+    return grouped_mean(first_N - second_N, group_N)

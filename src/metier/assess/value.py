@@ -1,0 +1,75 @@
+"""From money to a margin: the gain that pays for the tuning, and the volume at which a gain pays.
+
+>>> costs = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)
+>>> value_margin(ValueConfig(worth=0.5, requests_per_month=1000, horizon_months=12), costs)
+0.018
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from metier.core.errors import ConfigError
+from metier.core.settings import DecisionConfig, ValueConfig
+
+__all__ = ["TuningCosts", "break_even_requests", "resolved_question", "value_margin"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuningCosts:
+    """What tuning costs, in the currency of the price table."""
+
+    one_off: float
+    """Machine and labels, once."""
+    upkeep_per_month: float
+    """Retraining and watching, a month."""
+    request_before: float
+    """One request to the arm that would be used otherwise."""
+    request_after: float
+    """One request to the tuned arm."""
+
+
+def value_margin(value: ValueConfig, costs: TuningCosts) -> float:
+    """The gain (score units, 0 or more) from which on the tuned model pays over the horizon.
+
+    worth x gain x requests = one-off / months + upkeep + requests x (cost after - cost before); 0 where it already
+    saves more than it costs. Above 1 no gain pays.
+
+    Raises:
+        ConfigError: worth, requests or months that are not above 0.
+    """
+    for name in ("worth", "requests_per_month", "horizon_months"):
+        found = {"worth": value.worth, "requests_per_month": value.requests_per_month}.get(name, value.horizon_months)
+        if not found > 0:
+            raise ConfigError(f"decision.value.{name} is {found}; expected more than 0.")
+    fixed = costs.one_off / value.horizon_months + costs.upkeep_per_month
+    per_request = fixed / value.requests_per_month + costs.request_after - costs.request_before
+    return max(0.0, per_request / value.worth)
+
+
+def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionConfig:
+    """The question with `[decision.value]` turned into a margin; unchanged where a margin stands.
+
+    Raises:
+        ConfigError: not even perfect replies would pay.
+    """
+    if question.value is None:
+        return question
+    margin = value_margin(question.value, costs)
+    if margin >= 1:
+        raise ConfigError(
+            f"decision.value: the gain that pays for tuning is {margin:.2f}, and a score cannot rise by more than 1. "
+            "Tuning does not pay at this volume and worth; raise horizon_months or leave it."
+        )
+    return replace(question, margin=margin, value=None)
+
+
+def break_even_requests(costs: TuningCosts, *, worth: float, gain_low: float, horizon_months: float) -> float | None:
+    """Requests a month from which on tuning pays, at the lower bound of the gain; None: at no volume.
+
+    (one-off / months + upkeep) / (cost before - after + worth x gain).
+    """
+    per_request = costs.request_before - costs.request_after + worth * gain_low
+    if per_request <= 0:
+        return None
+    return (costs.one_off / horizon_months + costs.upkeep_per_month) / per_request

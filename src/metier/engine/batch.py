@@ -1,0 +1,217 @@
+"""Batches that are planned, not padded: which rows make a step, and how a step is shared among workers.
+
+A step is about `step_tokens` real tokens of randomly drawn rows. Inside, rows lie end to end, so the
+wide products never see padding; only attention pads, within groups of rows of similar length.
+
+Shapes: T tokens of all rows, R rows (+1 for ends), N input tokens of one micro-batch, M trained ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metier.core.errors import DataError
+
+__all__ = ["Batch", "MicroBatch", "make_batch", "micro_batch", "plan_steps", "split_rows"]
+
+ATTENTION_COST_TOKENS = 4000
+"""Row length at which attention costs as much as all products of a 135M model (measured, docs/tune.md)."""
+
+
+class TokenRow(Protocol):
+    """A rendered row: what `metier.render` makes of a row."""
+
+    @property
+    def row_id(self) -> str:
+        """Id of the row, for messages."""
+        ...
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """All tokens, prompt and reply."""
+        ...
+
+    @property
+    def weight(self) -> Sequence[float]:
+        """Weight of predicting each token from those before it; 0 where not trained."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows end to end, as the verbs take them."""
+
+    tokens_T: Tensor
+    """int64."""
+    weight_T: Tensor
+    """fp32; weight of predicting token t from the tokens of its row before it."""
+    row_start_R: tuple[int, ...]
+    """First token of every row, and the end of the last."""
+    row_id_R: tuple[str, ...]
+
+    @property
+    def position_T(self) -> Tensor:
+        """Place of every token within its row, from 0."""
+        spans = zip(self.row_start_R, self.row_start_R[1:], strict=False)
+        return torch.cat([torch.arange(stop - start) for start, stop in spans])
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, padding never counted because there is none."""
+        return self.row_start_R[-1]
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the trained weights, what the loss of a step is divided by."""
+        return float(self.weight_T.sum(dtype=torch.float64))
+
+
+def make_batch(rows: Sequence[TokenRow]) -> Batch:
+    """The batch of rendered rows, in their order.
+
+    Raises:
+        DataError: no rows, or a row with no trained token after its first (nothing would be learned from it).
+    """
+    if not rows:
+        raise DataError("batch: no rows; expected at least one rendered row.")
+    starts = [0]
+    for row in rows:
+        if len(row.tokens) != len(row.weight):
+            raise DataError(f"row {row.row_id}: {len(row.tokens)} tokens but {len(row.weight)} weights; render it again.")
+        if not any(row.weight[1:]):
+            raise DataError(
+                f"row {row.row_id}: no trained token among {len(row.tokens)}; expected at least one. Drop the row or "
+                "give it a reply."
+            )
+        starts.append(starts[-1] + len(row.tokens))
+    return Batch(
+        tokens_T=torch.tensor([token for row in rows for token in row.tokens], dtype=torch.int64),
+        weight_T=torch.tensor([weight for row in rows for weight in row.weight], dtype=torch.float32),
+        row_start_R=tuple(starts),
+        row_id_R=tuple(row.row_id for row in rows),
+    )
+
+
+def plan_steps(lengths: Sequence[int], *, step_tokens: int, rng: np.random.Generator) -> list[list[int]]:
+    """Row indices of every step of one pass: each row once, each step about `step_tokens` tokens.
+
+    The order is drawn from `rng`; the cuts are even, so there is no short last step, and steps differ by
+    at most about one row.
+    """
+    order = rng.permutation(len(lengths))
+    if not len(order):
+        return []
+    length_N = np.asarray(lengths, dtype=np.int64)[order]
+    num_steps = max(1, round(int(length_N.sum()) / step_tokens))
+    middle_N = np.cumsum(length_N) - length_N / 2
+    step_N = np.minimum((middle_N * num_steps / length_N.sum()).astype(np.int64), num_steps - 1)
+    steps = [order[step_N == step].tolist() for step in range(num_steps)]
+    return [step for step in steps if step]
+
+
+def split_rows(lengths: Sequence[int], *, num_workers: int, micro_tokens: int) -> list[list[int]]:
+    """Share the rows of one step among micro-batches of about equal cost, each at most about `micro_tokens`.
+
+    A multiple of `num_workers` micro-batches where there are rows enough; a pure function of the lengths.
+    """
+    cost = [n * (1 + n / ATTENTION_COST_TOKENS) for n in lengths]
+    rounds = max(1, -(-sum(lengths) // (num_workers * micro_tokens)))
+    num_bins = min(len(lengths), num_workers * rounds)
+    bins: list[list[int]] = [[] for _ in range(num_bins)]
+    load = [0.0] * num_bins
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        lightest = min(range(num_bins), key=lambda b: (load[b], b))
+        bins[lightest].append(i)
+        load[lightest] += cost[i]
+    return bins
+
+
+class Group(NamedTuple):
+    """Neighbouring rows of similar length, padded to one length for attention only."""
+
+    start: int
+    """First input token."""
+    stop: int
+    rows: int
+    length: int
+    """Longest row of the group."""
+    pad_from: Tensor | None
+    """(rows * length) input token, counted from `start`, at each padded place; None without padding."""
+    pads: Tensor | None
+    """Padded places that are padding."""
+    real: Tensor | None
+    """Padded place of every input token of the group."""
+
+
+class MicroBatch(NamedTuple):
+    """What one worker computes at a time. Tokens after a row's last trained one are left out: no loss sees them."""
+
+    rows: tuple[int, ...]
+    """Indices into the batch, shortest first."""
+    input_N: Tensor
+    groups: tuple[Group, ...]
+    select_M: Tensor
+    """Input tokens whose next token is trained."""
+    target_M: Tensor
+    weight_M: Tensor
+    place_M: Tensor
+    """Where each target stands in the batch."""
+    row_M: Tensor
+    """Which of `rows` each target belongs to."""
+
+
+def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device = "cpu") -> MicroBatch:
+    """Pack some rows of a batch for one worker."""
+    start_R, weight_T = batch.row_start_R, batch.weight_T.numpy()
+    last = {r: start_R[r] + int(np.flatnonzero(weight_T[start_R[r] + 1 : start_R[r + 1]])[-1]) + 1 for r in rows}
+    order = sorted(rows, key=lambda r: (last[r] - start_R[r], r))
+    lengths = [last[r] - start_R[r] for r in order]
+    place_N = np.concatenate([np.arange(start_R[r], last[r]) for r in order])
+    row_N = np.repeat(np.arange(len(order)), lengths)
+    select_M = np.flatnonzero(weight_T[place_N + 1])
+    place_M = torch.from_numpy(place_N[select_M] + 1)
+    micro = MicroBatch(
+        rows=tuple(order),
+        input_N=batch.tokens_T[torch.from_numpy(place_N)],
+        groups=tuple(_groups(lengths, device)),
+        select_M=torch.from_numpy(select_M),
+        target_M=batch.tokens_T[place_M],
+        weight_M=batch.weight_T[place_M],
+        place_M=place_M,
+        row_M=torch.from_numpy(row_N[select_M]),
+    )
+    return MicroBatch(*(part.to(device) if isinstance(part, Tensor) else part for part in micro))
+
+
+def _groups(lengths: Sequence[int], device: str | torch.device) -> list[Group]:
+    """Attention groups of rows sorted by length: a group ends where padding would pass a fifth."""
+    groups = []
+    first, at = 0, 0
+    while first < len(lengths):
+        end = first + 1
+        while end < len(lengths) and lengths[end] * (end + 1 - first) * 0.8 <= sum(lengths[first : end + 1]):
+            end += 1
+        part = lengths[first:end]
+        groups.append(_group(at, part, device))
+        at += sum(part)
+        first = end
+    return groups
+
+
+def _group(start: int, lengths: Sequence[int], device: str | torch.device) -> Group:
+    length, total = max(lengths), sum(lengths)
+    if total == length * len(lengths):
+        return Group(start, start + total, len(lengths), length, None, None, None)
+    offsets = np.cumsum([0, *lengths[:-1]])
+    place = np.arange(length)[None, :]
+    length_B1 = np.asarray(lengths)[:, None]
+    is_real = (place < length_B1).ravel()
+    pad_from = (offsets[:, None] + np.minimum(place, length_B1 - 1)).ravel()
+    index = [torch.from_numpy(i).to(device) for i in (pad_from, np.flatnonzero(~is_real), np.flatnonzero(is_real))]
+    return Group(start, start + total, len(lengths), length, *index)

@@ -1,0 +1,325 @@
+"""The forward pass of decoding: prompts once, then one token a row a step, without gradients.
+
+Tokens of several rows lie flat in one (N, D) matrix, so no product sees padding; only attention knows rows.
+A prefix shared by rows (`Trunk`) is one matrix product for all their queries.
+
+Low-rank parts stay beside the frozen matrices instead of being merged: in bf16 an update smaller than half
+a step of its weight (2**-9 of it) would vanish in the merge, and the evaluated model would not be the
+trained one; several adapters can then share one base.
+
+Shapes: N tokens of all rows, B rows, D model width, H query heads, K key/value heads, G = H / K,
+E head width, F feed-forward width, T positions of the longest row, P prefix positions, W = P + T, R rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metier.engine.cache import KvCache, Trunk
+from metier.engine.packed import Matrix
+from metier.engine.weights import Adapter, LayerWeights, LlamaShape, LlamaWeights, LowRank
+
+__all__ = ["DecodeModel", "StepPlan", "TrunkRows", "decode_rows", "fill_trunk", "prefill_rows"]
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, query_NHE, key_NKE, value_NKE) -> mixed values (N, H E)."""
+
+FUSED = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "out": ("o_proj",),
+    "gate_up": ("gate_proj", "up_proj"),
+    "down": ("down_proj",),
+}
+
+
+@dataclass(slots=True)
+class DecodeLayer:
+    """The four products of one block."""
+
+    base: LayerWeights
+    matrices: dict[str, Matrix]
+    """By the names of `FUSED`."""
+    low_rank: dict[str, tuple[Matrix, Matrix]]
+    """Stacked A and block-diagonal scale B, by the same names; empty where the layer is not adapted."""
+
+
+@dataclass(slots=True)
+class DecodeModel:
+    """Frozen weights with the adapter as it was when the decoder was made, ready for wide products."""
+
+    weights: LlamaWeights
+    dtype: torch.dtype
+    layers: list[DecodeLayer]
+    head: Matrix
+    rotation_TE: Tensor
+    """complex64 (max_positions, E / 2)."""
+
+    @classmethod
+    def from_weights(cls, weights: LlamaWeights, adapter: Adapter | None, *, dtype: torch.dtype) -> DecodeModel:
+        """Copies the adapter (small); the base is packed once a handle."""
+        shape, device = weights.shape, weights.embed_VD.device
+        layers = []
+        for i, base in enumerate(weights.layers):
+            parts = {} if adapter is None or i < adapter.first_layer else adapter.layers[i - adapter.first_layer]
+            scale = 0.0 if adapter is None else adapter.scale
+            low_rank = {
+                name: _stack([parts[part] for part in names], scale, dtype) for name, names in FUSED.items() if parts
+            }
+            matrices = {
+                "qkv": Matrix(base.qkv), "out": Matrix(base.out),
+                "gate_up": Matrix(base.gate_up), "down": Matrix(base.down),
+            }  # fmt: skip
+            layers.append(DecodeLayer(base, matrices, low_rank))
+        half = torch.arange(0, shape.head_width, 2, dtype=torch.float32, device=device) / shape.head_width
+        angle = torch.outer(torch.arange(shape.max_positions, device=device).float(), 1.0 / shape.rope_theta**half)
+        rotation = torch.polar(torch.ones_like(angle), angle)
+        return cls(weights, dtype, layers, Matrix(weights.head_VD), rotation)
+
+    def linear(self, layer: int, name: str, x_ND: Tensor, plus: Tensor | None = None) -> Tensor:
+        """x W' with the low-rank part of this matrix, if the layer has one, plus a residual."""
+        found = self.layers[layer]
+        y = found.matrices[name].times(x_ND, plus)
+        part = found.low_rank.get(name)
+        return y if part is None else part[1].times(part[0].times(x_ND), y)
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) in the model's dtype."""
+        return self.head.times(hidden_ND)
+
+
+def _stack(parts: list[LowRank], scale: float, dtype: torch.dtype) -> tuple[Matrix, Matrix]:
+    """One A for all parts of a fused matrix, and one B (out, R parts) with zeros where parts do not meet."""
+    a = torch.cat([part.a.detach() for part in parts])
+    b = torch.block_diag(*[part.b.detach() * scale for part in parts])
+    return Matrix(a.to(dtype)), Matrix(b.to(dtype))
+
+
+def _layers(
+    model: DecodeModel, token_N: Tensor, position_N: Tensor, attend: Attend, last_N: Tensor | None
+) -> Tensor:
+    """Hidden states (N, D) after the final norm; with `last_N`, of these tokens only."""
+    weights, shape = model.weights, model.weights.shape
+    eps, width = shape.norm_eps, (shape.width,)
+    rotation = _rotation(model, position_N)
+    x_ND = F.embedding(token_N, weights.embed_VD)
+    for i, layer in enumerate(weights.layers):
+        mixed = _attention(model, i, F.rms_norm(x_ND, width, layer.norm1_D, eps), rotation, attend)
+        if last_N is not None and i == shape.num_layers - 1:
+            x_ND, mixed = x_ND[last_N], mixed[last_N]
+        x_ND = model.linear(i, "out", mixed, x_ND)
+        gate, up = model.linear(i, "gate_up", F.rms_norm(x_ND, width, layer.norm2_D, eps)).chunk(2, -1)
+        x_ND = model.linear(i, "down", F.silu(gate).mul_(up), x_ND)
+    return F.rms_norm(x_ND, width, weights.norm_D, eps)
+
+
+def _rotation(model: DecodeModel, position_N: Tensor) -> Tensor:
+    """Complex factors (N, H + K, E / 2); those of queries carry the 1 / sqrt(E) of the scores."""
+    shape = model.weights.shape
+    scale = torch.ones(shape.num_heads + shape.num_kv_heads, 1, device=position_N.device)
+    scale[: shape.num_heads] = 1 / math.sqrt(shape.head_width)
+    return model.rotation_TE[position_N][:, None] * scale
+
+
+def _attention(model: DecodeModel, i: int, x_ND: Tensor, rotation: Tensor, attend: Attend) -> Tensor:
+    """Attention of one block up to, not including, its output product: (N, H E)."""
+    s = model.weights.shape
+    num_rotated = s.num_heads + s.num_kv_heads
+    qkv = model.linear(i, "qkv", x_ND)
+    halves = qkv[:, : num_rotated * s.head_width].float().view(-1, num_rotated, 2, s.head_width // 2)
+    # The halves leave as interleaved pairs; queries and keys are permuted alike, so their products are the same.
+    turned = torch.view_as_real(torch.complex(halves[:, :, 0], halves[:, :, 1]) * rotation).flatten(-2)
+    value = qkv[:, num_rotated * s.head_width :].view(-1, s.num_kv_heads, s.head_width)
+    return attend(i, turned[:, : s.num_heads], turned[:, s.num_heads :], value)
+
+
+@dataclass(slots=True)
+class NewRow:
+    """One prompt entering: its tokens after the trunk, and where they go."""
+
+    tokens: list[int]
+    trunk: Trunk | None
+    slot: int
+
+
+def prefill_rows(model: DecodeModel, cache: KvCache, rows: list[NewRow]) -> Tensor:
+    """Read the prompts into their slots; returns hidden states (B, D) of each prompt's last token."""
+    device = model.weights.embed_VD.device
+    starts = [row.trunk.length if row.trunk else 0 for row in rows]
+    length = [len(row.tokens) for row in rows]
+    bounds = list(pairwise([sum(length[:i]) for i in range(len(rows) + 1)]))
+    token_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
+    own_N = torch.cat([torch.arange(n, device=device) for n in length])
+    length_B = torch.tensor(length, device=device)
+    start_N = torch.tensor(starts, device=device).repeat_interleave(length_B)
+    slot_N = torch.tensor([row.slot for row in rows], device=device).repeat_interleave(length_B)
+    index = cache.row_index(slot_N, own_N)
+    masks = [_causal(n, start, model.dtype, device) for n, start in zip(length, starts, strict=True)]
+
+    def attend(i: int, query_NHE: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> Tensor:
+        cache.write(i, index, key_NKE, value_NKE)
+        query, key = query_NHE.to(model.dtype), key_NKE.to(model.dtype)
+        mixed = torch.empty_like(query)
+        for row, (low, high), mask in zip(rows, bounds, masks, strict=True):
+            part = (query[low:high], key[low:high], value_NKE[low:high])
+            mixed[low:high] = _attend_prompt(*part, row.trunk, i, mask)
+        return mixed.flatten(1)
+
+    return _layers(model, token_N, own_N + start_N, attend, length_B.cumsum(0) - 1)
+
+
+def _attend_prompt(
+    query_NHE: Tensor, key_NKE: Tensor, value_NKE: Tensor, trunk: Trunk | None, layer: int, mask: Tensor | None
+) -> Tensor:
+    """Causal attention of one prompt's tokens over its trunk and itself."""
+    key_KNE, value_KNE = key_NKE.transpose(0, 1), value_NKE.transpose(0, 1)
+    if trunk is not None:
+        key_KNE = torch.cat([trunk.key_LKPE[layer].to(key_KNE.dtype), key_KNE], 1)
+        value_KNE = torch.cat([trunk.value_LKPE[layer], value_KNE], 1)
+    mixed = F.scaled_dot_product_attention(
+        query_NHE.transpose(0, 1)[None],
+        key_KNE[None],
+        value_KNE[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=1.0,
+        enable_gqa=True,
+    )
+    return mixed[0].transpose(0, 1)
+
+
+def _causal(num_own: int, num_before: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Additive mask (N, P + N); None where plain causal attention does it."""
+    if num_before == 0:
+        return None
+    full = torch.full((num_own, num_before + num_own), -torch.inf, dtype=dtype, device=device)
+    return full.triu_(num_before + 1)
+
+
+def fill_trunk(model: DecodeModel, trunk: Trunk, parent: Trunk | None, num_shared: int) -> None:
+    """Compute a trunk's keys and values; its first `num_shared` positions are taken from `parent`."""
+    s, device = model.weights.shape, model.weights.embed_VD.device
+    size = (s.num_layers, s.num_kv_heads, trunk.length, s.head_width)
+    key, value = torch.empty(size, device=device), torch.empty(size, dtype=model.dtype, device=device)
+    prefix: Trunk | None = None
+    if parent is not None and num_shared > 0:
+        prefix = Trunk(trunk.tokens[:num_shared])
+        prefix.key_LKPE = parent.key_LKPE[:, :, :num_shared]
+        prefix.value_LKPE = parent.value_LKPE[:, :, :num_shared]
+        key[:, :, :num_shared], value[:, :, :num_shared] = prefix.key_LKPE, prefix.value_LKPE
+    start = prefix.length if prefix else 0
+    if start < trunk.length:
+        mask = _causal(trunk.length - start, start, model.dtype, device)
+
+        def attend(i: int, query_NHE: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> Tensor:
+            key[i, :, start:], value[i, :, start:] = key_NKE.transpose(0, 1), value_NKE.transpose(0, 1)
+            part = (query_NHE.to(model.dtype), key_NKE.to(model.dtype), value_NKE)
+            return _attend_prompt(*part, prefix, i, mask).flatten(1)
+
+        token_N = torch.tensor(trunk.tokens[start:], device=device)
+        position_N = torch.arange(start, trunk.length, device=device)
+        _layers(model, token_N, position_N, attend, torch.tensor([0], device=device))
+    trunk.key_LKPE, trunk.value_LKPE, trunk.is_ready = key, value, True
+
+
+@dataclass(slots=True)
+class TrunkRows:
+    """The rows of a step that share one trunk."""
+
+    trunk: Trunk
+    row_B: Tensor | None
+    """Their slots; None when they are all rows."""
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """What a decode step reads; rebuilt only when rows enter or leave."""
+
+    trunks: list[TrunkRows]
+    start_B: Tensor
+    """Trunk length of each row."""
+    num_start: int
+    """The longest of them."""
+
+
+def decode_rows(model: DecodeModel, cache: KvCache, plan: StepPlan, token_B: Tensor, own_B: Tensor) -> Tensor:
+    """One token further for every row: hidden states (B, D).
+
+    `own_B` counts the positions each row already has after its trunk; the new token goes there.
+    """
+    shape, num_rows = model.weights.shape, len(token_B)
+    num_own = int(own_B.max()) + 1
+    num_own = min(cache.capacity, (num_own + 15) // 16 * 16)
+    index = cache.row_index(torch.arange(num_rows, device=token_B.device), own_B)
+    mask_BW = _step_mask(plan, own_B, num_own)
+
+    def attend(i: int, query_BHE: Tensor, key_BKE: Tensor, value_BKE: Tensor) -> Tensor:
+        cache.write(i, index, key_BKE, value_BKE)
+        key = cache.key_LSKTE[i, :num_rows, :, :num_own]
+        value = cache.value_LSKTE[i, :num_rows, :, :num_own]
+        return _attend_step(shape, plan, i, query_BHE, key, value, mask_BW).to(model.dtype)
+
+    return _layers(model, token_B, own_B + plan.start_B, attend, None)
+
+
+def _step_mask(plan: StepPlan, own_B: Tensor, num_own: int) -> Tensor:
+    """Additive mask (B, P + T) in fp32."""
+    column_W = torch.arange(plan.num_start + num_own, device=own_B.device) - plan.num_start
+    is_trunk_BW = (column_W < 0) & (column_W + plan.num_start < plan.start_B[:, None])
+    is_own_BW = (column_W >= 0) & (column_W <= own_B[:, None])
+    zero = torch.zeros((), device=own_B.device)
+    return torch.where(is_trunk_BW | is_own_BW, zero, -torch.inf)
+
+
+def _attend_step(
+    shape: LlamaShape, plan: StepPlan, layer: int, query_BHE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask_BW: Tensor
+) -> Tensor:
+    """Attention of one new token a row over its trunk and its own positions: (B, H E)."""
+    num_rows, num_own, start = len(query_BHE), key_BKTE.shape[2], plan.num_start
+    kv, group, width = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads, shape.head_width
+    query = query_BHE.reshape(num_rows, kv, group, width)
+    score = mask_BW[:, None, None, :].expand(-1, kv, group, -1).contiguous()
+    # Keys times queries, not queries times keys: twice as fast at three queries a head.
+    own = torch.bmm(key_BKTE.flatten(0, 1), query.flatten(0, 1).transpose(1, 2))
+    score[..., start:] += own.view(num_rows, kv, num_own, group).transpose(2, 3)
+    for part in plan.trunks:
+        _score_trunk(part, layer, query, score)
+    weight = torch.softmax(score, -1)
+    own_weight = weight[..., start:].to(value_BKTE.dtype).reshape(num_rows * kv, group, num_own)
+    mixed = torch.bmm(own_weight, value_BKTE.flatten(0, 1)).view(num_rows, kv, group, width)
+    for part in plan.trunks:
+        _mix_trunk(part, layer, weight, mixed)
+    return mixed.flatten(1)
+
+
+def _score_trunk(part: TrunkRows, layer: int, query: Tensor, score: Tensor) -> None:
+    """Add the scores of a trunk's rows over the trunk, in place."""
+    rows = query if part.row_B is None else query[part.row_B]
+    num_rows, kv, group, width = rows.shape
+    flat = rows.transpose(0, 1).reshape(kv, num_rows * group, width)
+    found = torch.bmm(flat, part.trunk.key_LKPE[layer].transpose(1, 2))
+    found = found.view(kv, num_rows, group, part.trunk.length).transpose(0, 1)
+    if part.row_B is None:
+        score[..., : part.trunk.length] += found
+    else:
+        score[part.row_B, :, :, : part.trunk.length] += found
+
+
+def _mix_trunk(part: TrunkRows, layer: int, weight: Tensor, mixed: Tensor) -> None:
+    """Add a trunk's values to its rows, in place."""
+    value_KPE = part.trunk.value_LKPE[layer]
+    rows = weight if part.row_B is None else weight[part.row_B]
+    num_rows, kv, group, _ = rows.shape
+    flat = rows[..., : part.trunk.length].transpose(0, 1).to(value_KPE.dtype)
+    added = torch.bmm(flat.reshape(kv, num_rows * group, part.trunk.length), value_KPE)
+    added = added.view(kv, num_rows, group, -1).transpose(0, 1)
+    if part.row_B is None:
+        mixed += added
+    else:
+        mixed[part.row_B] += added

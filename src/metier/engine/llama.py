@@ -1,0 +1,177 @@
+"""The compact block of the Llama family: forward and hand-written backward over packed rows.
+
+It computes what transformers' LlamaForCausalLM with PEFT's LoRA computes, with fewer, wider products:
+q/k/v and gate/up are one product each, the low-rank A of layers with one input are one product, no
+gradient is computed for frozen weights or below the first adapted layer, and the last block computes
+only the tokens whose next token is trained. Products are in the handle's precision; the residual
+stream, norms and the loss are fp32.
+
+Shapes: N packed input tokens, M of them trained, D model width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metier.engine.attention import Attention, Buffers
+from metier.engine.batch import MicroBatch
+from metier.engine.head import Head
+from metier.engine.lowrank import Gradients, Working, backward_input, forward
+from metier.engine.norm import rms_norm, rms_norm_backward
+from metier.engine.weights import LlamaWeights
+
+__all__ = ["Stack"]
+
+
+class Stack:
+    """One worker's forward and backward through all blocks; owns the worker's memory.
+
+    Buffers of layer i are named after it: what a name holds from the forward pass is what the backward reads.
+    """
+
+    def __init__(self, weights: LlamaWeights, dtype: torch.dtype, working: Working) -> None:
+        self.weights, self.shape, self.dtype, self.working = weights, weights.shape, dtype, working
+        self.buffers = Buffers(weights.embed_VD.device)
+        self.attention = Attention(weights.shape, dtype, self.buffers)
+        self.head = Head(weights, dtype, self.buffers)
+
+    def score(self, micro: MicroBatch) -> Tensor:
+        """Negative log-likelihood of every trained token, nats; keeps nothing for a backward pass."""
+        x_MD = self._forward(micro, first_kept=self.shape.num_layers)
+        return self.head.score(x_MD, micro.target_M)
+
+    def train(self, micro: MicroBatch, grads: Gradients, *, divide_by: float) -> Tensor:
+        """nll_M; adds the gradient of sum(weight * nll) / divide_by to `grads` unless a loss is not finite."""
+        bottom = 0 if grads.reaches_embedding else self.working.first_layer
+        x_MD = self._forward(micro, first_kept=bottom)
+        nll_M, dx = self.head.train(x_MD, micro.target_M, micro.weight_M / divide_by, grads)
+        if not bool(torch.isfinite(nll_M).all()):
+            return nll_M
+        for i in reversed(range(bottom, self.shape.num_layers)):
+            dx = self._backward_ff(i, dx, grads)
+            is_last_use = i == bottom and not grads.reaches_embedding
+            dx = self._backward_attention(i, dx, micro, grads, is_last_use=is_last_use)
+        grads.embedding(micro.input_N, dx)
+        return nll_M
+
+    def _forward(self, micro: MicroBatch, *, first_kept: int) -> Tensor:
+        """The last block's output at the trained places, (M, D) fp32, before the final norm."""
+        x = self._wide("x0", micro.input_N.numel()).copy_(self.weights.embed_VD[micro.input_N])
+        for i in range(self.shape.num_layers):
+            # Below the kept layers, two sets of names take turns, so memory does not grow with depth.
+            keep = str(i) if i >= first_kept else "-"
+            x = self._forward_attention(i, x, micro, keep)
+            next_name = f"x{i + 1}" if i + 1 >= first_kept else f"x.{i % 2}"
+            x = self._forward_ff(i, x, keep, next_name)
+        return x
+
+    def _forward_attention(self, i: int, x: Tensor, micro: MicroBatch, keep: str) -> Tensor:
+        s, layer = self.shape, self.weights.layers[i]
+        normed = self._norm(x, layer.norm1_D, f"n1.{keep}")
+        qkv = self._linear(i, "qkv", layer.qkv, normed, "qkv", keep)
+        mixed = self._narrow(f"mixed.{keep}", x.shape[0], layer.out.shape[1])
+        self.attention.forward(qkv, micro.groups, mixed, keep="" if keep == "-" else f"a{keep}.")
+        if i == s.num_layers - 1:
+            num = micro.select_M.numel()
+            mixed_M = self._narrow(f"mixed_M.{keep}", num, layer.out.shape[1])
+            mixed = torch.index_select(mixed, 0, micro.select_M, out=mixed_M)
+            x = torch.index_select(x, 0, micro.select_M, out=self._wide("x_M", num))
+        return self._sum(x, self._linear(i, "out", layer.out, mixed, "y", keep), f"mid.{keep}")
+
+    def _forward_ff(self, i: int, x: Tensor, keep: str, next_name: str) -> Tensor:
+        f, layer = self.shape.ff_width, self.weights.layers[i]
+        normed = self._norm(x, layer.norm2_D, f"n2.{keep}")
+        gate_up = self._linear(i, "gate_up", layer.gate_up, normed, f"gate_up.{keep}", keep)
+        act = torch.ops.aten.silu.out(gate_up[:, :f], out=self._narrow("act", x.shape[0], f)).mul_(gate_up[:, f:])
+        return self._sum(x, self._linear(i, "down", layer.down, act, "y", keep), next_name)
+
+    def _backward_ff(self, i: int, dx: Tensor, grads: Gradients) -> Tensor:
+        """From the gradient of the block's output to that of its middle, in place."""
+        n, f, layer = dx.shape[0], self.shape.ff_width, self.weights.layers[i]
+        dy = self._narrow("dy", n, dx.shape[1]).copy_(dx)
+        gate_up = self._narrow(f"gate_up.{i}", n, 2 * f)
+        gate, up = gate_up[:, :f], gate_up[:, f:]
+        silu = torch.ops.aten.silu.out(gate, out=self._narrow("silu", n, f))
+        act = torch.mul(silu, up, out=self._narrow("act", n, f))
+        dact = self._linear_backward(i, "down", layer.down, act, dy, "dact", grads)
+        dgate_up = self._narrow("dgate_up", n, 2 * f)
+        torch.mul(dact, silu, out=dgate_up[:, f:])
+        torch.ops.aten.silu_backward.grad_input(dact.mul_(up), gate, grad_input=dgate_up[:, :f])
+        normed = self._narrow(f"n2.{i}", n, dx.shape[1])
+        dnormed = self._linear_backward(i, "gate_up", layer.gate_up, normed, dgate_up, "dnormed", grads)
+        x = self._wide(f"mid.{i}", n)
+        return self._norm_backward(x, dnormed, dx, layer.norm2_D, f"n2.{i}", f"{i}.norm2_D", grads)
+
+    def _backward_attention(
+        self, i: int, dx: Tensor, micro: MicroBatch, grads: Gradients, *, is_last_use: bool
+    ) -> Tensor:
+        """From the gradient of the block's middle to that of its input; rows grow from M to N in the last block."""
+        s, n, layer = self.shape, micro.input_N.numel(), self.weights.layers[i]
+        is_top = i == s.num_layers - 1
+        dy = self._narrow("dy", *dx.shape).copy_(dx)
+        mixed = self._narrow(f"mixed_M.{i}" if is_top else f"mixed.{i}", dx.shape[0], layer.out.shape[1])
+        dmixed = self._linear_backward(i, "out", layer.out, mixed, dy, "dmixed", grads)
+        if is_top:
+            dmixed_N = self._narrow("dmixed_N", n, layer.out.shape[1]).zero_()
+            dmixed = dmixed_N.index_copy_(0, micro.select_M, dmixed)
+            dx = self._wide("dx", n).zero_().index_copy_(0, micro.select_M, dx)
+        dqkv = self._narrow("dqkv", n, layer.qkv.shape[0])
+        self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{i}.")
+        normed = self._narrow(f"n1.{i}", n, s.width)
+        if is_last_use:
+            grads.linear(i, "qkv", normed, dqkv, self._low(i, "qkv", dqkv))
+            return dx
+        dnormed = self._linear_backward(i, "qkv", layer.qkv, normed, dqkv, "dnormed", grads)
+        return self._norm_backward(
+            self._wide(f"x{i}", n), dnormed, dx, layer.norm1_D, f"n1.{i}", f"{i}.norm1_D", grads
+        )
+
+    def _linear(self, i: int, group: str, weight: Tensor, x: Tensor, name: str, keep: str) -> Tensor:
+        pair = self.working.pair(i, group)
+        h = None if pair is None else self._narrow(f"h_{group}.{keep}", x.shape[0], pair.a.shape[0])
+        return forward(x, weight, pair, self._narrow(name, x.shape[0], weight.shape[0]), h)
+
+    def _linear_backward(
+        self, i: int, group: str, weight: Tensor, x: Tensor, dy: Tensor, name: str, grads: Gradients
+    ) -> Tensor:
+        """The gradient of the input, under `name`; that of the weights goes to `grads`."""
+        pair = self.working.pair(i, group)
+        dx = self._narrow(name, dy.shape[0], weight.shape[1])
+        if pair is None:
+            backward_input(dy, weight, None, dx, None)
+            grads.linear(i, group, x, dy, None)
+            return dx
+        g = self._narrow("g", dy.shape[0], pair.a.shape[0])
+        backward_input(dy, weight, pair, dx, g)
+        grads.linear(i, group, x, dy, (self._narrow(f"h_{group}.{i}", dy.shape[0], pair.a.shape[0]), g))
+        return dx
+
+    def _low(self, i: int, group: str, dy: Tensor) -> tuple[Tensor, Tensor] | None:
+        """(x A', dy B) of a product whose input needs no gradient."""
+        pair = self.working.pair(i, group)
+        if pair is None:
+            return None
+        size = (dy.shape[0], pair.a.shape[0])
+        return self._narrow(f"h_{group}.{i}", *size), torch.mm(dy, pair.b, out=self._narrow("g", *size))
+
+    def _norm(self, x: Tensor, weight_D: Tensor, name: str) -> Tensor:
+        return rms_norm(x, weight_D, self.shape.norm_eps, self.buffers, name=name, dtype=self.dtype)
+
+    def _norm_backward(
+        self, x: Tensor, dnormed: Tensor, dx: Tensor, weight_D: Tensor, name: str, weight_name: str, grads: Gradients
+    ) -> Tensor:
+        grad = (lambda grad_D: grads.norm(weight_name, grad_D)) if grads.reaches_embedding else None
+        return rms_norm_backward(x, dnormed, dx, weight_D, self.buffers, name=name, grad=grad)
+
+    def _sum(self, x: Tensor, y: Tensor, name: str) -> Tensor:
+        """Residual sum in fp32."""
+        return self._wide(name, x.shape[0]).copy_(y).add_(x)
+
+    def _wide(self, name: str, rows: int) -> Tensor:
+        """A piece of the residual stream: (rows, D) fp32."""
+        return self.buffers.take(name, rows, self.shape.width, dtype=torch.float32)
+
+    def _narrow(self, name: str, rows: int, width: int) -> Tensor:
+        """(rows, width) in the precision of the products."""
+        return self.buffers.take(name, rows, width, dtype=self.dtype)

@@ -1,0 +1,152 @@
+"""Controls before any model is scored: the gold reply must pass, and replies that know nothing must not.
+
+A grader that accepts the empty reply, the echoed prompt or another row's gold reply measures nothing; every
+number after it would look fine. So they are scored first, in every evaluation, with the same grader.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metier.conventions import fold, gold_reply
+from metier.core.errors import DataError
+from metier.core.rows import Row
+from metier.core.seeds import generator
+from metier.core.trials import RowScore
+from metier.evaluate.grader import Grader, collected
+
+__all__ = ["GOLD_FAILS", "MAX_GOLD_FAILS", "ControlsResult", "other_golds", "run_controls"]
+
+GOLD_FAILS = "gold_fails_grader"
+"""Reason code of rows whose gold reply fails its own grader."""
+MAX_GOLD_FAILS = 0.05
+"""Largest share of such rows; above it the conventions and the data do not belong together."""
+
+_MEANING = {
+    "empty": "An empty reply passes: the metric rewards saying nothing. Add a convention that asks for something "
+    "(starts_with, contains, word_count with min).",
+    "shuffled": "Another row's gold reply passes: the metric sees form, not whether the answer is right for this row. "
+    "Add a row-specific convention (contains with from_prompt or from_gold) or raise [metric] pass_mark.",
+    "echo": "The echoed prompt passes: the metric is satisfied by repeating the question. Add a convention that the "
+    "prompt does not obey (starts_with, word_count with max, forbids).",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlsResult:
+    """Mean scores of replies whose worth is known, over the rows whose gold reply passes."""
+
+    gold: float
+    """Mean score of the gold replies."""
+    empty: float
+    """Mean score of the empty reply."""
+    echo: float
+    """Mean score of the prompt's own text as reply."""
+    shuffled: float
+    """Mean score of another row's gold reply."""
+    pass_mark: float
+    """What empty, echo and shuffled had to stay below."""
+    num_rows: int
+    """Rows the means are over."""
+    quarantined: Mapping[str, str]
+    """Row id to what is wrong, for rows whose gold reply fails (reason `gold_fails_grader`)."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers as JSON values, for the report; quarantined rows as a count."""
+        return {
+            "gold": self.gold, "empty": self.empty, "echo": self.echo, "shuffled": self.shuffled,
+            "pass_mark": self.pass_mark, "num_rows": self.num_rows, "num_gold_fails": len(self.quarantined),
+        }  # fmt: skip
+
+
+def run_controls(rows: Sequence[Row], grader: Grader, *, seed: int, sealed: bool = False) -> ControlsResult:
+    """Score gold, empty, echoed and another row's reply; `sealed` keeps text of the rows out of every message.
+
+    Raises:
+        DataError: fewer than two rows, a row-specific convention with nothing to check in some row, more than
+            5 % of the golds failing, every gold the same, or a control at or above the pass mark.
+    """
+    if len(rows) < 2:
+        raise DataError(f"The controls need at least 2 rows to compare, found {len(rows)}. Give more rows.")
+    _check_row_specific(rows, grader)
+    gold_scores = grader.score_all(rows, [gold_reply(row) for row in rows])
+    least = 1.0 if grader.binary else grader.pass_mark
+    failed = {s.row_id: _fault(s, grader, sealed=sealed) for s in gold_scores if s.score < least}
+    kept = [row for row in rows if row.row_id not in failed]
+    if len(rows) - len(kept) > MAX_GOLD_FAILS * len(rows):
+        head = (
+            f"{len(rows) - len(kept)} of {len(rows)} gold replies fail their own grader; at most "
+            f"{MAX_GOLD_FAILS:.0%} may. Correct the conventions, or the replies. The first:"
+        )
+        raise DataError(collected(head, [f"row {row_id}: {fault}" for row_id, fault in failed.items()]))
+    means = {
+        "empty": _mean(grader.score_all(kept, [""] * len(kept))),
+        "shuffled": _mean(grader.score_all(kept, other_golds(kept, seed=seed))),
+        "echo": _mean(grader.score_all(kept, [row.prompt_text for row in kept])),
+    }
+    for control, mean in means.items():
+        if mean >= grader.pass_mark:
+            raise DataError(
+                f"Control {control!r}: mean score {mean:.3f} over {len(kept)} rows; expected below the pass mark "
+                f"{grader.pass_mark:g}. {_MEANING[control]}"
+            )
+    gold_mean = _mean([score for score in gold_scores if score.row_id not in failed])
+    return ControlsResult(
+        gold=gold_mean,
+        empty=means["empty"],
+        echo=means["echo"],
+        shuffled=means["shuffled"],
+        pass_mark=grader.pass_mark,
+        num_rows=len(kept),
+        quarantined=failed,
+    )
+
+
+def other_golds(rows: Sequence[Row], *, seed: int) -> list[str]:
+    """For every row the gold reply of another row, one that differs from its own, drawn at random.
+
+    Drawn with replacement: with one class in nine rows of ten no one-to-one exchange gives each row another gold.
+
+    Raises:
+        DataError: all gold replies are the same.
+    """
+    golds = [gold_reply(row) for row in rows]
+    folded = [fold(gold) for gold in golds]
+    if len(set(folded)) < 2:
+        raise DataError(
+            f"All {len(rows)} rows have the same gold reply; there is nothing to learn or grade. Check [data] columns."
+        )
+    order = sorted(range(len(rows)), key=folded.__getitem__)
+    first: dict[str, int] = {}
+    for place, i in enumerate(order):
+        first.setdefault(folded[i], place)
+    sizes = Counter(folded)
+    rng = generator(seed, "controls", "other_golds")
+    others = []
+    for gold in folded:
+        place = int(rng.integers(len(rows) - sizes[gold]))
+        # Equal golds stand together in `order`: step over the row's own ones.
+        others.append(golds[order[place if place < first[gold] else place + sizes[gold]]])
+    return others
+
+
+def _mean(scores: Sequence[RowScore]) -> float:
+    return math.fsum(score.score for score in scores) / len(scores)
+
+
+def _fault(score: RowScore, grader: Grader, *, sealed: bool) -> str:
+    """What is wrong with a gold reply; of a sealed row only the names of what it fails."""
+    if sealed:
+        return f"fails {', '.join(score.reasons) or grader.metric}"
+    return " ".join(f"{name}: {why}" for name, why in score.reasons.items()) or f"scores {score.score:.3f}"
+
+
+def _check_row_specific(rows: Sequence[Row], grader: Grader) -> None:
+    """Refuse rows in which a row-specific convention has nothing to check."""
+    faults = [fault for c in grader.conventions for row in rows if (fault := c.nothing_to_check(row))]
+    if faults:
+        raise DataError(collected(f"{len(faults)} times a row-specific convention has nothing to check:", faults))

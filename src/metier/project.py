@@ -1,0 +1,148 @@
+"""A project folder as an object: every verb of the command line is one of its methods.
+
+>>> project = Project.load("support")  # doctest: +SKIP
+>>> report = project.run()  # doctest: +SKIP
+>>> report.verdict.sentence  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metier.core.config import nearest
+from metier.core.errors import ConfigError, GateClosed, StoreError
+from metier.core.folders import read_json
+from metier.core.project_file import PROJECT_FILE, ProjectConfig, load_project_file
+from metier.core.report import Outcome, Report, report_from_json
+
+if TYPE_CHECKING:
+    from metier.road import Assessed, Checked, Diagnosis, Planned, ShownRow, Status, Verified, Watcher
+
+__all__ = ["Project", "doctor", "init_project"]
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """One project: its folder and its settings."""
+
+    dir: Path
+    config: ProjectConfig
+
+    @classmethod
+    def load(cls, directory: Path | str = ".", overrides: Sequence[str] = ()) -> Project:
+        """The project in a folder; `overrides` are texts such as "budget.minutes=5".
+
+        Raises:
+            ConfigError: no project file, or a setting that is unknown or out of range.
+        """
+        project_dir = Path(directory).resolve()
+        return cls(project_dir, load_project_file(project_dir, overrides))
+
+    @property
+    def report_path(self) -> Path:
+        """The page of the newest finished run."""
+        return self.dir / ".metier" / "report" / "index.html"
+
+    def check(self, watcher: Watcher | None = None) -> Checked:
+        """Read and clean the rows, grade their gold replies, and say whether they are ready."""
+        from metier.road import check_project
+
+        return check_project(self.dir, self.config, watcher=watcher)
+
+    def run(self, watcher: Watcher | None = None) -> Report:
+        """The whole road; writes the report page last."""
+        from metier.road import run_road
+        from metier.web import write_report
+
+        report = run_road(self.dir, self.config, watcher=watcher)
+        write_report(report, self.report_path)
+        return report
+
+    def plan(self, watcher: Watcher | None = None) -> Planned:
+        """What the run would do and take; nothing is trained."""
+        from metier.road import plan_project
+
+        return plan_project(self.dir, self.config, watcher=watcher)
+
+    def assess(self, watcher: Watcher | None = None) -> Assessed:
+        """Before spending: the untuned arms on dev, and what the hold-out could show."""
+        from metier.road import assess_project
+
+        return assess_project(self.dir, self.config, watcher=watcher)
+
+    def show(self, row: str) -> ShownRow:
+        """A row as the model sees it."""
+        from metier.road import show_row
+
+        return show_row(self.dir, self.config, row)
+
+    def chat(self) -> Callable[[str], dict[str, str]]:
+        """A function from a message to the replies of base and tuned model."""
+        from metier.road import open_chat
+
+        return open_chat(self.dir, self.config)
+
+    def status(self) -> Status:
+        """Which stages are finished, and the newest verdict."""
+        from metier.road import read_status
+
+        return read_status(self.dir, self.config)
+
+    def report(self) -> Report:
+        """The newest finished report.
+
+        Raises:
+            StoreError: no run has finished yet.
+        """
+        path = self.report_path.with_name("report.json")
+        if not path.exists():
+            raise StoreError(f"{path}: no finished run here. Start one: metier run -C {self.dir}")
+        return report_from_json(read_json(path))
+
+    def verify(self) -> Verified:
+        """Everything the report claims, checked again from the files."""
+        from metier.road import verify_project
+
+        return verify_project(self.dir, self.config, self.report())
+
+    def gate(self, report: Report) -> None:
+        """Pass only where tuning was worth it.
+
+        Raises:
+            GateClosed: any other verdict.
+        """
+        if report.verdict.outcome is not Outcome.WORTH_IT:
+            raise GateClosed(f"the verdict is {report.verdict.outcome} ({report.verdict.reason}), not WORTH_IT.")
+
+
+def examples_dir() -> Path:
+    """Where the example projects lie: beside the installed package, or in the checkout."""
+    packaged = Path(__file__).parent / "examples"
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "examples"
+
+
+def init_project(target: Path, source: str) -> Path:
+    """Copy an example into a new folder; nothing that exists is overwritten.
+
+    Raises:
+        ConfigError: no such example, or the folder is not empty.
+    """
+    known = sorted(path.parent.name for path in examples_dir().glob(f"*/{PROJECT_FILE}"))
+    if source not in known:
+        raise ConfigError(f"--from {source!r}: no such example; {nearest(source, known)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target}: exists and is not empty; nothing was written. Name a new folder.")
+    ignored = shutil.ignore_patterns(".metier", "__pycache__", "planted.json")
+    shutil.copytree(examples_dir() / source, target, dirs_exist_ok=True, ignore=ignored)
+    return target
+
+
+def doctor() -> Diagnosis:
+    """What this machine offers and what is missing."""
+    from metier.road import diagnose
+
+    return diagnose()

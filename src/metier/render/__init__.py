@@ -1,0 +1,14 @@
+"""Messages to tokens and a mask of trained tokens, and back; what must hold is checked on every row."""
+
+from metier.render.invariants import check_invariants
+from metier.render.renderer import RenderedRow, RenderedRows, Renderer, with_instruction
+from metier.render.template import Conversation
+
+__all__ = [
+    "Conversation",
+    "RenderedRow",
+    "RenderedRows",
+    "Renderer",
+    "check_invariants",
+    "with_instruction",
+]

@@ -1,0 +1,72 @@
+"""The rendering invariants by a second, slower road.
+
+`Renderer` finds trained turns by prefixes of one batch; here every turn is rendered again through the
+tokenizer's own `apply_chat_template` and read token by token. Disagreement stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from metier.core.errors import ModelError
+from metier.core.rows import Role, Row
+from metier.render.renderer import RenderedRow, Renderer, trained_turns, training_messages, with_instruction
+from metier.render.template import Conversation, template_message
+
+__all__ = ["check_invariants"]
+
+
+def check_invariants(renderer: Renderer, rows: Iterable[Row], instruction: str | None = None) -> int:
+    """Check rendering and mask of every row against the tokenizer's own template call; returns rows checked.
+
+    Rows whose messages hold control words are checked by `Renderer` alone: the plain call would turn
+    those words into control tokens, which is the very thing that must not happen.
+
+    Raises:
+        ModelError: a row's tokens, prompt, mask or parsed reply differ.
+        DataError: a row cannot be trained on at all.
+    """
+    num_checked = 0
+    for row in rows:
+        rendered = renderer.train_row(row, instruction)
+        messages = with_instruction(training_messages(row), instruction)
+        if not renderer.template.holds_control_words(Conversation(messages, row.tools)):
+            _check_row(renderer, row, rendered, instruction)
+        num_checked += 1
+    return num_checked
+
+
+def _check_row(renderer: Renderer, row: Row, rendered: RenderedRow, instruction: str | None) -> None:
+    messages = with_instruction(training_messages(row), instruction)
+    plain = [template_message(message) for message in messages]
+    tools = [dict(tool) for tool in row.tools] or None
+    call = renderer.template.tokenizer.apply_chat_template
+    own = call(plain, tools=tools, tokenize=True, return_dict=False)
+    if own != rendered.tokens:
+        raise _broken(row, "its tokens are not the template's own")
+    expected = [0.0] * len(own)
+    for turn in trained_turns(row.row_id, messages):
+        prompt = call(plain[:turn], tools=tools, tokenize=True, return_dict=False, add_generation_prompt=True)
+        if own[: len(prompt)] != prompt:
+            raise _broken(row, f"what stands before message {turn} is not its generation prompt")
+        continues = messages[turn - 1].role is Role.ASSISTANT  # a second reply in a row is never prompted for
+        if not continues and prompt != renderer.prompt_tokens(messages[:turn], row.tools):
+            raise _broken(row, f"the prompt of message {turn} differs from the one used when sampling")
+        size = next((i for i, token in enumerate(own[len(prompt) :]) if token in renderer.stop_ids), None)
+        if size is None:
+            raise _broken(row, f"message {turn} has no end-of-turn token")
+        reply = own[len(prompt) : len(prompt) + size + 1]
+        expected[len(prompt) : len(prompt) + len(reply)] = [1.0] * len(reply)
+        if not messages[turn].tool_calls and renderer.parse(reply).strip() != messages[turn].content.strip():
+            raise _broken(row, f"message {turn} does not read back as itself")
+    if expected != rendered.weight:
+        raise _broken(row, "its mask does not cover exactly the trained replies and their end-of-turn tokens")
+    if not sum(expected) or rendered.weight[0]:
+        raise _broken(row, "it has no trained token, or its first token is trained")
+
+
+def _broken(row: Row, what: str) -> ModelError:
+    return ModelError(
+        f"row {row.row_id}: {what}. Nothing was trained; report the row and the chat template, and do not tune "
+        "this base model until they agree."
+    )

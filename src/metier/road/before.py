@@ -1,0 +1,168 @@
+"""Before spending: what a run would take (`metier plan`) and whether it could pay (`metier assess`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metier.core.errors import GateClosed
+from metier.core.project_file import ProjectConfig
+from metier.road.cost import machine_cost
+from metier.road.cut import Parts, cut_rows
+from metier.road.ground import read_and_check
+from metier.road.plan import Plan, make_plan
+from metier.road.progress import Watcher
+from metier.road.run import open_session
+from metier.road.session import Session
+from metier.road.trials import FittedTrial, fit_untuned
+
+__all__ = ["Assessed", "Planned", "assess_project", "plan_project"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """What a run would do and take."""
+
+    plan: Plan
+    rows: Mapping[str, int]
+    cost: float
+    currency: str
+    settings: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        price = {"cost": self.cost, "currency": self.currency}
+        return {**self.plan.as_json(), "rows": dict(self.rows), **price, "settings": dict(self.settings)}
+
+    def as_text(self) -> str:
+        """The plan for a person."""
+        plan = self.plan
+        lines = [f"rows: {', '.join(f'{n} {part}' for part, n in self.rows.items())}"]
+        for name, (predicted, low, high) in plan.predictions.items():
+            lines.append(f"{name.replace('_', ' ')}: {predicted:.2f} ({low:.2f} to {high:.2f})")
+        lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time")
+        size = f"{plan.passes:g} passes over {plan.num_train_rows} rows, top {plan.depth} layers"
+        lines.append(f"tuning: {size}, {plan.dtype}")
+        lines += [f"given up for the budget: {sentence}" for sentence in plan.gave_up]
+        return "\n".join(lines)
+
+
+def plan_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Planned:
+    """Predict minutes, memory and money of `metier run`; rows are read and split, nothing is trained.
+
+    Raises:
+        GateClosed: not even the smallest run fits the budget.
+    """
+    with open_session(project_dir, config, watcher=watcher, what="metier plan") as session:
+        parts = cut_rows(session, read_and_check(session))
+        plan = make_plan(session, parts)
+        return Planned(
+            plan=plan,
+            rows={"train": len(parts.train), "dev": len(parts.dev), "hold-out": parts.num_holdout},
+            cost=machine_cost(plan.predictions["run_minutes"][0], config.price),
+            currency=config.price.currency,
+            settings=asdict(config),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assessed:
+    """What is known before the spend."""
+
+    dev_scores: Mapping[str, float]
+    """Mean dev score of every arm that needs no tuning, 0-1."""
+    num_dev: int
+    best: str
+    headroom: float
+    """What is left above the best of them, score units."""
+    plan_gain: float
+    rows_needed: int | None
+    """Hold-out rows that show `plan_gain` against the margin with power .8; None: no number does."""
+    num_holdout: int
+    tune_minutes: float
+    tune_cost: float
+    currency: str
+
+    @property
+    def problems(self) -> list[str]:
+        """Why tuning should not start yet."""
+        found = []
+        if self.headroom < self.plan_gain:
+            score = self.dev_scores[self.best]
+            found.append(f"{self.best} already scores {score:.3f}: a gain of {self.plan_gain:g} does not fit below 1.")
+        if self.rows_needed is None:
+            found.append("no number of hold-out rows shows the planned gain; set decision.plan_gain above the margin.")
+        elif self.rows_needed > self.num_holdout:
+            found.append(
+                f"the hold-out has {self.num_holdout} rows, about {self.rows_needed} are needed to show a gain of "
+                f"{self.plan_gain:g}."
+            )
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer as JSON values."""
+        return {**asdict(self), "dev_scores": dict(self.dev_scores), "go": not self.problems, "problems": self.problems}
+
+    def as_text(self) -> str:
+        """The answer for a person."""
+        lines = [f"{name:<10} {score:.3f} on {self.num_dev} dev rows" for name, score in self.dev_scores.items()]
+        lines.append(f"headroom above {self.best}: {self.headroom:.3f}; planned gain {self.plan_gain:g}")
+        needed = "no number decides" if self.rows_needed is None else f"about {self.rows_needed}"
+        lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8)")
+        lines.append(f"tuning: {self.tune_minutes:.1f} minutes, {self.currency} {self.tune_cost:.4f}")
+        lines += ["go"] if not self.problems else [f"not yet: {problem}" for problem in self.problems]
+        return "\n".join(lines)
+
+    def require(self) -> None:
+        """Pass only on go.
+
+        Raises:
+            GateClosed: something is missing.
+        """
+        if self.problems:
+            raise GateClosed(self.problems[0])
+
+
+def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Assessed:
+    """Fit the arms that need no tuning on dev, and say whether tuning could show its gain; the hold-out stays shut."""
+    with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
+        parts = cut_rows(session, read_and_check(session))
+        plan = make_plan(session, parts)
+        return _assessed(session, parts, plan, fit_untuned(session, parts, plan))
+
+
+def _assessed(session: Session, parts: Parts, plan: Plan, trials: list[FittedTrial]) -> Assessed:
+    from metier.core.stats import rows_for_margin
+
+    decision = session.config.decision
+    margin = decision.margin if decision.margin is not None else 0.0
+    plan_gain = decision.plan_gain if decision.plan_gain is not None else 2 * margin
+    scores = {t.name: float(np.mean(t.dev.scores)) for t in trials if t.dev is not None}
+    num_dev = max((len(t.dev.scores) for t in trials if t.dev is not None), default=0)
+    best = max(scores, key=lambda name: scores[name])
+    # The tuned arm is not measured yet: the widest disagreement its score would allow is planned for.
+    expected = min(1.0, scores[best] + plan_gain)
+    discordance = min(1.0, scores[best] * (1 - expected) + expected * (1 - scores[best]))
+    minutes = plan.predictions["tune_minutes"][0]
+    return Assessed(
+        dev_scores=scores,
+        num_dev=num_dev,
+        best=best,
+        headroom=1 - scores[best],
+        plan_gain=plan_gain,
+        rows_needed=rows_for_margin(
+            plan_gain=plan_gain,
+            margin=margin,
+            discordance=discordance,
+            alpha=decision.alpha / decision.max_looks,
+            max_rows=decision.max_holdout_rows,
+        ),
+        num_holdout=parts.num_holdout,
+        tune_minutes=minutes,
+        tune_cost=machine_cost(minutes, session.config.price),
+        currency=session.config.price.currency,
+    )

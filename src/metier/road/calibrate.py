@@ -1,0 +1,164 @@
+"""Speeds of this machine on this base and these rows, measured in a few seconds, and the work that awaits them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from metier.road.cut import Parts
+from metier.road.rendered import Rendered
+from metier.road.session import Session
+from metier.road.workspace import peak_memory_gib
+
+__all__ = ["Speeds", "Workload", "measure_speeds", "measure_workload"]
+
+PROBE_PROMPTS = 24
+SINGLE_PROMPTS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """How many tokens await the run."""
+
+    train_tokens: tuple[int, ...]
+    """Tokens of every train row."""
+    dev_tokens: tuple[int, ...]
+    num_dev: int
+    num_holdout: int
+    prompt_tokens: Mapping[str, float]
+    """Prompt tokens a request computes, by kind of arm; a prefix shared by all requests is left out."""
+    prefix_tokens: Mapping[str, float]
+    """Tokens of that prefix, computed once a batch, or once a request at concurrency 1."""
+    gold_tokens: float
+    """Tokens of a gold reply, mean."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speeds:
+    """Measured speeds."""
+
+    dtype: str
+    num_layers: int
+    train_tok_s: float
+    """Real tokens a second through a training step with all layers adapted."""
+    score_tok_s: float
+    """Real tokens a second through a forward pass with loss."""
+    prefill_tok_s: float
+    """Prompt tokens a second, in a batch."""
+    decode_tok_s: float
+    """Reply tokens a second, in a batch."""
+    single_token_s: float
+    """Seconds a reply token at concurrency 1."""
+    base_reply_tokens: float
+    """Tokens the prompted base answers with, mean."""
+    load_s: float
+    """Seconds to load the base once."""
+    measured_s: float
+    """Seconds this measurement took."""
+    base_gib: float
+    """Peak memory before any training step."""
+    step_gib: float
+    """Memory a training step with all layers adapted adds."""
+
+    def batch_s(self, *, num_rows: int, prefix_tokens: float, prompt_tokens: float, reply_tokens: float) -> float:
+        """Seconds to answer rows in a batch."""
+        prompts = prefix_tokens + num_rows * prompt_tokens
+        return prompts / self.prefill_tok_s + num_rows * reply_tokens / self.decode_tok_s
+
+    def single_s(self, prompt_tokens: float, reply_tokens: float) -> float:
+        """Seconds of one reply alone."""
+        return prompt_tokens / self.prefill_tok_s + reply_tokens * self.single_token_s
+
+    def peak_memory_gib(self, depth: int) -> float:
+        """Peak memory of the run in GiB with `depth` adapted layers."""
+        return self.base_gib + self.step_gib * depth / self.num_layers
+
+    def as_json(self) -> dict[str, Any]:
+        """The speeds as JSON values."""
+        return asdict(self)
+
+
+def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Workload:
+    """Count tokens; nothing is timed."""
+    instruction = next(iter(session.wordings.values()), "")
+    head = float(len(session.renderer.template.encode([instruction])[0])) if instruction else 0.0
+    train_tokens = tuple(len(row.tokens) for row in rendered.train)
+    gold = float(np.mean([row.num_trained for row in (*rendered.train, *rendered.dev)]))
+    asked = float(np.mean([len(row.tokens) for row in rendered.dev])) - gold
+    shot = float(np.mean(train_tokens))
+    # Fixed examples are part of the prefix; retrieved ones differ from row to row: two of them on average.
+    return Workload(
+        train_tokens=train_tokens,
+        dev_tokens=tuple(len(row.tokens) for row in rendered.dev),
+        num_dev=len(parts.dev),
+        num_holdout=parts.num_holdout,
+        prompt_tokens={"prompt": asked, "few_shot": asked, "retrieval": asked + 2 * shot, "tuned": asked},
+        prefix_tokens={"prompt": head, "few_shot": head + 3 * shot, "retrieval": head, "tuned": 0.0},
+        gold_tokens=gold,
+    )
+
+
+def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds:
+    """Time loading, prefill, decoding in a batch and alone, and training steps; some ten seconds on two cores."""
+    from metier.tune import measure_speed
+
+    started = time.perf_counter()
+    handle = session.handle
+    load_s = time.perf_counter() - started
+    decoding = _decoding(session, parts, rendered)
+    base_gib = peak_memory_gib()
+    trained = measure_speed(session.base, rendered.train, session.config.tune, dtype=session.dtype_name)
+    return Speeds(
+        dtype=session.dtype_name,
+        num_layers=handle.shape.num_layers,
+        train_tok_s=trained.train_tok_s,
+        score_tok_s=trained.score_tok_s,
+        load_s=load_s,
+        measured_s=time.perf_counter() - started,
+        base_gib=base_gib,
+        step_gib=max(0.0, peak_memory_gib() - base_gib),
+        **decoding,
+    )
+
+
+def _decoding(session: Session, parts: Parts, rendered: Rendered) -> dict[str, float]:
+    """Prefill, batched decoding and decoding alone, on dev prompts with the first wording."""
+    from metier.arms.replier import with_instruction
+
+    rows = parts.dev[:PROBE_PROMPTS]
+    instruction = next(iter(session.wordings.values()), None)
+    prompts = [session.renderer.prompt_tokens(with_instruction(row, instruction), row.tools) for row in rows]
+    limit = session.replier(session.handle, rendered.golds).max_reply_tokens
+    room = session.handle.shape.max_positions - limit
+    prompts = [prompt for prompt in prompts if len(prompt) <= room] or [prompt[:room] for prompt in prompts]
+    _timed(session, prompts[:1], 2)  # warm-up: kernels and buffers
+    prefill_s, _ = _timed(session, prompts, 1)
+    whole_s, out = _timed(session, prompts, limit)
+    shared = next((i for i, same in enumerate(zip(*prompts, strict=False)) if len(set(same)) > 1), 0)
+    computed = shared + sum(len(prompt) - shared for prompt in prompts)
+    first_s = single_s = 0.0
+    single_out = 0
+    for prompt in prompts[:SINGLE_PROMPTS]:
+        first_s += _timed(session, [prompt], 1)[0]
+        seconds, count = _timed(session, [prompt], limit)
+        single_s, single_out = single_s + seconds, single_out + count
+    return {
+        "prefill_tok_s": computed / prefill_s,
+        "decode_tok_s": out / max(whole_s - prefill_s, 1e-3),
+        "single_token_s": max(single_s - first_s, 1e-4) / max(single_out, 1),
+        "base_reply_tokens": out / len(prompts),
+    }
+
+
+def _timed(session: Session, prompts: Sequence[Sequence[int]], max_tokens: int) -> tuple[float, int]:
+    """Seconds and sampled tokens of one greedy batch."""
+    from metier.engine import SamplingParams, sample
+
+    params = SamplingParams(max_tokens=max_tokens, stop_ids=session.renderer.stop_ids)
+    started = time.perf_counter()
+    count = sum(len(found.tokens) for _, found in sample(session.handle, prompts, params))
+    return time.perf_counter() - started, count

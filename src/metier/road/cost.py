@@ -1,0 +1,60 @@
+"""What a request and a run cost, from measured tokens and seconds and the project's price table.
+
+A request of a language model is priced by tokens where the table has token prices, else by the time the
+machine is busy with it at concurrency 1: the dearest way to serve, so no arm looks cheaper than it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from metier.core.settings import PriceConfig
+from metier.core.trials import Reply
+
+__all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs"]
+
+
+def request_costs(replies: Sequence[Reply], price: PriceConfig) -> list[float]:
+    """Cost of every request, in the table's currency."""
+    if price.token_in > 0 or price.token_out > 0:
+        return [(r.tokens_in * price.token_in + r.tokens_out * price.token_out) / 1e6 for r in replies]
+    return [r.seconds / 3600 * price.machine_hour for r in replies]
+
+
+def machine_cost(minutes: float, price: PriceConfig) -> float:
+    """Cost of minutes of the machine, in the table's currency."""
+    return minutes / 60 * price.machine_hour
+
+
+def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) -> dict[str, float] | None:
+    """Tuned cost over the rival's, with one-sided bounds at `alpha`; None where the rival costs nothing.
+
+    Delta method on the log of the ratio of means over the same requests.
+    """
+    from metier.core.stats import z_quantile
+
+    ours, theirs = np.asarray(tuned, float), np.asarray(rival, float)
+    if not theirs.mean() > 0 or not ours.mean() > 0:
+        return None
+    ratio = float(ours.mean() / theirs.mean())
+    relative_N = ours / ours.mean() - theirs / theirs.mean()
+    error = float(relative_N.std(ddof=1) / np.sqrt(len(ours))) if len(ours) > 1 else float("inf")
+    if not np.isfinite(error):
+        return None
+    half = z_quantile(1 - alpha) * error
+    return {"estimate": ratio, "low": ratio * float(np.exp(-half)), "high": ratio * float(np.exp(half))}
+
+
+def price_entries(price: PriceConfig) -> list[dict[str, Any]]:
+    """The prices used, as they go into the report; unused token prices are left out."""
+    items: Mapping[str, float] = {
+        "machine_hour": price.machine_hour,
+        "million_tokens_in": price.token_in,
+        "million_tokens_out": price.token_out,
+    }
+    used = {item: amount for item, amount in items.items() if amount > 0 or item == "machine_hour"}
+    common = {"currency": price.currency, "date": price.date, "source": price.source}
+    return [{"item": item, "amount": amount, **common} for item, amount in used.items()]

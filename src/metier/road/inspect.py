@@ -1,0 +1,221 @@
+"""Looking without changing anything: a row as the model sees it, how far a project is, what the machine offers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from metier.arms.replier import with_instruction
+from metier.core.errors import DataError, StoreError
+from metier.core.folders import read_json
+from metier.core.project_file import ProjectConfig
+from metier.core.rows import Message, Meta, Role, Row, make_row
+from metier.road.cut import cut_rows
+from metier.road.ground import read_and_check
+from metier.road.rendered import instruction_text
+from metier.road.run import open_session
+from metier.road.workspace import Workspace
+
+__all__ = ["Diagnosis", "ShownRow", "Status", "diagnose", "open_chat", "read_status", "show_row"]
+
+STAGES = ("ground", "split", "plan", "tune", "look", "report")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownRow:
+    """A row as the tuned model is trained on it."""
+
+    row_id: str
+    part: str
+    segments: tuple[tuple[str, bool], ...]
+    """Text and whether its tokens are trained."""
+    num_tokens: int
+    num_trained: int
+    source: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as JSON values."""
+        return {**asdict(self), "segments": [{"text": text, "trained": trained} for text, trained in self.segments]}
+
+    def as_text(self, *, colour: bool) -> str:
+        """The row with trained tokens marked: inverse on a terminal, else between [[ and ]]."""
+        start, end = ("\x1b[7m", "\x1b[0m") if colour else ("[[", "]]")
+        body = "".join(f"{start}{text}{end}" if trained else text for text, trained in self.segments)
+        head = f"{self.row_id} ({self.part}, {self.source}): {self.num_trained} of {self.num_tokens} tokens trained"
+        return f"{head}\n{body}"
+
+
+def show_row(project_dir: Path, config: ProjectConfig, wanted: str) -> ShownRow:
+    """A train or dev row by the beginning of its id, or by its number among the train rows.
+
+    Raises:
+        DataError: no such row, several, or one of the hold-out, which is never shown.
+    """
+    from metier.render import show
+
+    with open_session(project_dir, config, what="metier show") as session:
+        parts = cut_rows(session, read_and_check(session))
+        named = [("train", row) for row in parts.train] + [("dev", row) for row in parts.dev]
+        if wanted.isdigit() and int(wanted) < len(parts.train):
+            found = [named[int(wanted)]]
+        else:
+            found = [(part, row) for part, row in named if row.row_id.startswith(wanted)]
+        if len(found) != 1:
+            raise DataError(
+                f"row {wanted!r}: {len(found)} rows of train and dev begin so; expected one. Give a number below "
+                f"{len(parts.train)} or more of the id; rows of the hold-out are never shown."
+            )
+        part, row = found[0]
+        tuned = next(arm for arm in config.arm if arm.kind == "tuned")
+        rendered = session.renderer.train_row(row, instruction_text(tuned, session.wordings))
+        return ShownRow(
+            row_id=row.row_id,
+            part=part,
+            segments=tuple(show(session.renderer, rendered)),
+            num_tokens=len(rendered.tokens),
+            num_trained=rendered.num_trained,
+            source=f"{row.meta.source}:{row.meta.source_row}",
+        )
+
+
+def open_chat(project_dir: Path, config: ProjectConfig) -> Callable[[str], dict[str, str]]:
+    """A function from a message to the replies of base (with the guidelines) and tuned model.
+
+    Raises:
+        StoreError: no finished run, so no tuned model.
+    """
+    from metier.arms import Replier
+
+    report_path = Workspace(project_dir).report_dir / "report.json"
+    if not report_path.exists():
+        raise StoreError(f"{report_path}: no finished run, so no tuned model yet. Run: metier run -C {project_dir}")
+    model = read_json(report_path)["model"]
+    with open_session(project_dir, config, what="metier chat") as session:
+        session.dtype = model["dtype"]
+        wordings, tuned_arm = session.wordings, next(arm for arm in config.arm if arm.kind == "tuned")
+        instructions = {
+            "base": next(iter(wordings.values()), None),
+            "tuned": instruction_text(tuned_arm, wordings),
+        }
+        handles = {"base": session.handle, "tuned": session.tuned_handle(project_dir / model["adapter_path"])}
+        repliers = {
+            name: Replier(handle, session.renderer, model["max_reply_tokens"]) for name, handle in handles.items()
+        }
+
+    def talk(message: str) -> dict[str, str]:
+        row = _asked(message)
+        return {
+            name: replier.reply([row], [with_instruction(row, instructions[name])])[0].text
+            for name, replier in repliers.items()
+        }
+
+    return talk
+
+
+def _asked(message: str) -> Row:
+    """A row around one message of a person at the terminal; it is stored nowhere."""
+    messages = (Message(role=Role.USER, content=message),)
+    return make_row(b"terminal", messages=messages, meta=Meta(source="terminal", source_row=0))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """How far a project is."""
+
+    stages: dict[str, str]
+    """finished, unfinished or not begun, by stage."""
+    verdict: str
+    report: str
+    running: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """The status as JSON values."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """The status for a person."""
+        lines = [f"{name:<8} {state}" for name, state in self.stages.items()]
+        lines.append(f"verdict  {self.verdict or 'none yet'}")
+        if self.running:
+            lines.append("a metier process is at work in this project")
+        return "\n".join(lines)
+
+
+def read_status(project_dir: Path, config: ProjectConfig) -> Status:
+    """Which stages have a finished or an unfinished folder, and the newest verdict; takes no lock."""
+    import fcntl
+
+    del config  # a status is told of what lies there, whatever the settings say now
+    workspace = Workspace(project_dir)
+    stages = {}
+    for name in STAGES:
+        folders = sorted((workspace.root / "stages" / name).glob("*/"))
+        done = [folder for folder in folders if (folder / "done.json").exists()]
+        stages[name] = "finished" if done else ("unfinished" if folders else "not begun")
+    running = False
+    if workspace.lock_path.exists():
+        with workspace.lock_path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                running = True
+    report_path = workspace.report_dir / "report.json"
+    verdict = read_json(report_path)["verdict"]["sentence"] if report_path.exists() else ""
+    page = workspace.report_dir / "index.html"
+    return Status(stages=stages, verdict=verdict, report=str(page) if page.exists() else "", running=running)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Diagnosis:
+    """What a machine offers."""
+
+    facts: dict[str, str]
+    missing: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The diagnosis as JSON values."""
+        return {"facts": self.facts, "missing": list(self.missing)}
+
+    def as_text(self) -> str:
+        """The diagnosis for a person."""
+        lines = [f"{name:<16} {value}" for name, value in self.facts.items()]
+        lines += [f"missing: {text}" for text in self.missing] or ["nothing is missing"]
+        return "\n".join(lines)
+
+
+def diagnose() -> Diagnosis:
+    """Processor, memory, disk, torch, product precision and the model cache."""
+    import torch
+
+    from metier.models import cache_dir, known_models
+
+    cache = cache_dir()
+    place = next(path for path in (cache, *cache.parents) if path.exists())
+    free_gib = shutil.disk_usage(place).free / 1024**3
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3
+    capability = torch.backends.cpu.get_cpu_capability()
+    flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace") if sys.platform == "linux" else ""
+    fast = "AMX" if "amx_bf16" in flags else ("AVX512-BF16" if "avx512_bf16" in flags else "none")
+    missing = []
+    if free_gib < 2:
+        missing.append(f"{free_gib:.1f} GiB free for models in {cache}; 2 GiB are needed. Set METIER_CACHE elsewhere.")
+    if memory_gib < 6:
+        missing.append(f"{memory_gib:.1f} GiB of memory; the default model needs 6 GiB to be tuned.")
+    return Diagnosis(
+        facts={
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cpu": f"{len(os.sched_getaffinity(0))} cores, {capability}, bf16 products: {fast}",
+            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+            "memory": f"{memory_gib:.1f} GiB",
+            "model cache": f"{cache} ({free_gib:.0f} GiB free)",
+            "models": ", ".join(sorted(known_models())),
+        },
+        missing=tuple(missing),
+    )

@@ -1,0 +1,219 @@
+"""The plan of a run: what fits into the budget, what was given up for it, and what will happen.
+
+Speeds are measured on this machine, with this base and these rows, in a few seconds; the plan is stored, so
+that a resumed run follows the one it began with. Its predictions are scored in the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from metier.core.errors import GateClosed
+from metier.core.folders import read_json, write_json
+from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
+from metier.road.cut import Parts
+from metier.road.rendered import render_parts
+from metier.road.session import Session
+
+__all__ = ["Plan", "make_plan"]
+
+PLAN_VERSION = 1
+SCREEN_ROWS = 24
+FINALISTS = 3
+LATENCY_ROWS = 40
+CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0}
+"""What an arm tries on dev."""
+SPARE = 0.9
+"""Share of the budget the plan fills: predictions may be 10 % off without breaking it."""
+OVERRUN = 1.3
+"""A run predicted to take longer than this many budgets is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What the run does, and how long it says it will take."""
+
+    dtype: str
+    """Precision of the products: bf16 or fp32."""
+    passes: float
+    """How often every train row is seen."""
+    depth: int
+    """Top layers adapted."""
+    num_train_rows: int
+    """Train rows used."""
+    few_shot_k: tuple[int, ...]
+    retrieval_k: tuple[int, ...]
+    arm_minutes: float
+    """Minutes the choices of one arm may take."""
+    gave_up: tuple[str, ...]
+    """One sentence for everything the budget made smaller."""
+    predictions: Mapping[str, tuple[float, float, float]]
+    """Quantity to predicted, low, high."""
+    predicted_s: Mapping[str, float]
+    """Seconds by part of the run."""
+    speeds: Mapping[str, float]
+    """What was measured: tokens a second by kind of work."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan written by `as_json`."""
+        lists = ("few_shot_k", "retrieval_k", "gave_up")
+        plain = {f.name: tuple(values[f.name]) if f.name in lists else values[f.name] for f in fields(cls)}
+        plain["predictions"] = {name: tuple(entry) for name, entry in values["predictions"].items()}
+        return cls(**plain)
+
+
+class Choice(NamedTuple):
+    """One size of the tuning run."""
+
+    passes: float
+    depth: int
+    num_rows: int
+
+
+def make_plan(session: Session, parts: Parts) -> Plan:
+    """The plan, measured now or as an unfinished run left it.
+
+    Raises:
+        GateClosed: even the smallest run is predicted to take over 1.3 times the budget.
+    """
+    session.progress.enter("plan")
+    config = session.config
+
+    def work(stage_dir: Path) -> None:
+        write_json(stage_dir / "plan.json", _plan(session, parts).as_json())
+
+    stage = session.stage(
+        "plan",
+        version=PLAN_VERSION,
+        inputs={"split": parts.stage_hash, "base": session.base.base_sha256},
+        config={"tune": asdict(config.tune), "budget": asdict(config.budget), "guidelines": session.wordings,
+                "arms": [asdict(arm) for arm in config.arm]},
+        work=work,
+    )  # fmt: skip
+    plan = Plan.from_json(read_json(stage.dir / "plan.json"))
+    session.dtype = plan.dtype
+    for sentence in plan.gave_up:
+        session.progress.say(f"given up for the budget: {sentence}")
+    minutes = plan.predictions["run_minutes"]
+    session.progress.predicted_s = dict(plan.predicted_s)
+    size = f"{plan.passes:g} passes over {plan.num_train_rows} rows, top {plan.depth} layers, {plan.dtype}"
+    session.progress.say(f"about {minutes[0]:.1f} minutes ({minutes[1]:.1f} to {minutes[2]:.1f}); {size}")
+    return plan
+
+
+def _plan(session: Session, parts: Parts) -> Plan:
+    """Measure, choose the largest tuning run that fits, predict."""
+    config = session.config
+    rendered = render_parts(session, parts)
+    work = measure_workload(session, parts, rendered)
+    speeds = measure_speeds(session, parts, rendered)
+    fixed_s = fixed_seconds(arm_kinds=[arm.kind for arm in config.arm], work=work, speeds=speeds)
+    budget_s = 60 * config.budget.minutes
+    left_s = SPARE * budget_s - sum(fixed_s.values())
+    options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
+    choice = next((o for o in options if tune_seconds(o, work, speeds, config.tune.evals) <= left_s), options[-1])
+    predicted_s = {**fixed_s, "tune": tune_seconds(choice, work, speeds, config.tune.evals)}
+    total_s = sum(predicted_s.values())
+    if total_s > OVERRUN * budget_s:
+        raise GateClosed(
+            f"the smallest run is predicted to take {total_s / 60:.0f} minutes, the budget is "
+            f"{config.budget.minutes:g}. "
+            f"Set [budget] minutes to {round(total_s / 60 * 1.15) + 1} or more, or hold out fewer rows."
+        )
+    memory = speeds.peak_memory_gib(choice.depth)
+    if config.budget.memory_gib and memory > config.budget.memory_gib:
+        raise GateClosed(
+            f"the run is predicted to need {memory:.1f} GiB, [budget] memory_gib is {config.budget.memory_gib:g}. "
+            "Lower tune.step_tokens or tune.max_row_tokens, or raise the budget."
+        )
+    return Plan(
+        dtype=speeds.dtype,
+        passes=choice.passes,
+        depth=choice.depth,
+        num_train_rows=choice.num_rows,
+        few_shot_k=(1, 3, 5),
+        retrieval_k=(1, 3, 5),
+        arm_minutes=predicted_s["arms"] / 60,
+        gave_up=gave_up(choice, options[0], speeds.num_layers),
+        predictions={
+            "run_minutes": _range(total_s / 60, 0.30),
+            "tune_minutes": _range(predicted_s["tune"] / 60, 0.30),
+            "peak_memory_gib": _range(memory, 0.20),
+        },
+        predicted_s=predicted_s,
+        speeds=speeds.as_json(),
+    )
+
+
+def _range(value: float, share: float) -> tuple[float, float, float]:
+    return value, value * (1 - share), value * (1 + share)
+
+
+def tune_options(passes: float, depth: int, num_layers: int, num_rows: int) -> list[Choice]:
+    """Tuning runs from the one wanted most to the smallest; settings that are fixed stay as they are.
+
+    Passes go first (the third adds least), then adapted layers, then rows: fewer rows lose what cannot be
+    learned otherwise.
+    """
+    thirds = [num_layers, round(num_layers * 2 / 3), round(num_layers / 2), round(num_layers / 3)]
+    depths = [min(depth, num_layers)] if depth else list(dict.fromkeys(max(1, d) for d in thirds))
+    all_passes = [passes] if passes else [3.0, 2.5, 2.0, 1.5, 1.0]
+    ladder = [Choice(p, depths[0], num_rows) for p in all_passes]
+    ladder += [Choice(all_passes[-1], d, num_rows) for d in depths[1:]]
+    shares = (0.75, 0.5, 0.25) if not passes else ()
+    ladder += [Choice(all_passes[-1], depths[-1], max(8, round(num_rows * share))) for share in shares]
+    return list(dict.fromkeys(ladder))
+
+
+def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
+    """A sentence for everything that is smaller than wanted."""
+    sentences = []
+    if choice.passes < wanted.passes:
+        sentences.append(f"{choice.passes:g} passes over the train rows instead of {wanted.passes:g}.")
+    if choice.depth < wanted.depth:
+        sentences.append(f"Adapters on the top {choice.depth} of {num_layers} layers.")
+    if choice.num_rows < wanted.num_rows:
+        sentences.append(f"{choice.num_rows} of {wanted.num_rows} train rows, drawn at random.")
+    return tuple(sentences)
+
+
+def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, evals: int) -> float:
+    """Seconds of a tuning run with its dev evaluations."""
+    tokens = sum(work.train_tokens) * choice.num_rows / max(1, len(work.train_tokens))
+    # An adapted layer costs a forward and a backward product of the same size; one below costs the forward alone.
+    share = (1 + choice.depth / speeds.num_layers) / 2
+    return (
+        choice.passes * tokens * share / speeds.train_tok_s
+        + (evals + 1) * sum(work.dev_tokens) / speeds.score_tok_s
+        + speeds.load_s
+    )
+
+
+def fixed_seconds(*, arm_kinds: Sequence[str], work: Workload, speeds: Speeds) -> dict[str, float]:
+    """Seconds of every part that the budget does not shrink."""
+    arms_s = latency_s = look_s = 0.0
+    screened, rest = min(SCREEN_ROWS, work.num_dev), max(0, work.num_dev - SCREEN_ROWS)
+    for kind in arm_kinds:
+        if kind == "small":
+            arms_s += 2.0
+            continue
+        size = {
+            "prefix_tokens": work.prefix_tokens[kind],
+            "prompt_tokens": work.prompt_tokens[kind],
+            "reply_tokens": work.gold_tokens if kind == "tuned" else speeds.base_reply_tokens,
+        }
+        candidates = CANDIDATES[kind]
+        arms_s += candidates * speeds.batch_s(num_rows=screened, **size)
+        arms_s += min(candidates, FINALISTS) * speeds.batch_s(num_rows=rest, **size)
+        alone = speeds.single_s(size["prefix_tokens"] + size["prompt_tokens"], size["reply_tokens"])
+        latency_s += (1 + min(LATENCY_ROWS, work.num_dev)) * alone
+        look_s += speeds.batch_s(num_rows=work.num_holdout, **size)
+    return {"arms": arms_s, "latency": latency_s, "hold-out": look_s, "report": 3.0, "plan": speeds.measured_s}

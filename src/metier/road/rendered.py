@@ -1,0 +1,72 @@
+"""Train and dev rows as the tuned model sees them: tokens and mask, rows that are too long left out and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metier.arms import short_instruction
+from metier.core.errors import DataError
+from metier.core.settings import ArmConfig
+from metier.road.cut import Parts
+from metier.road.session import Session
+
+if TYPE_CHECKING:
+    from metier.render import RenderedRow
+
+__all__ = ["Rendered", "instruction_text", "render_parts"]
+
+MIN_TRAIN_ROWS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """Rows that can be trained on."""
+
+    train: list[RenderedRow]
+    dev: list[RenderedRow]
+    dropped: Mapping[str, str]
+    """Reason by row id of those that cannot."""
+
+    @property
+    def golds(self) -> list[RenderedRow]:
+        """All of them: what the reply limit follows."""
+        return [*self.train, *self.dev]
+
+
+def render_parts(session: Session, parts: Parts) -> Rendered:
+    """Render train and dev with the instruction the tuned arm carries.
+
+    Raises:
+        DataError: too few rows are left, with the first reasons.
+    """
+    from metier.render import check_invariants
+
+    tuned = next(arm for arm in session.config.arm if arm.kind == "tuned")
+    instruction = instruction_text(tuned, session.wordings)
+    limit = session.config.tune.max_row_tokens
+    train = session.renderer.render_rows(parts.train, max_row_tokens=limit, instruction=instruction)
+    dev = session.renderer.render_rows(parts.dev, max_row_tokens=limit, instruction=instruction)
+    if len(train.kept) < MIN_TRAIN_ROWS or not dev.kept:
+        first = " ".join([*train.sentences.values(), *dev.sentences.values()][:3])
+        raise DataError(
+            f"{len(train.kept)} train and {len(dev.kept)} dev rows can be trained on; expected at least "
+            f"{MIN_TRAIN_ROWS} and 1. The first reasons: {first}"
+        )
+    kept = {row.row_id for row in train.kept}
+    check_invariants(session.renderer, [row for row in parts.train if row.row_id in kept][:64], instruction)
+    dropped = {**train.dropped, **dev.dropped}
+    if dropped:
+        first = [*train.sentences.values(), *dev.sentences.values()][0]
+        num_read = train.num_read + dev.num_read
+        session.progress.say(f"{len(dropped)} of {num_read} rows cannot be trained on; the first: {first}")
+    return Rendered(train=train.kept, dev=dev.kept, dropped=dropped)
+
+
+def instruction_text(config: ArmConfig, wordings: Mapping[str, str]) -> str | None:
+    """The instruction an arm carries by its setting; the tuned arm carries none unless asked to."""
+    wanted = config.instruction or ("none" if config.kind == "tuned" else "full")
+    if wanted == "full":
+        return next(iter(wordings.values()), None)
+    return short_instruction(wordings) if wanted == "short" else None

@@ -1,0 +1,148 @@
+"""The road, top to bottom: raw rows in, a measured verdict out; a killed run goes on where it stopped."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+from metier.road.tuning import Tuning
+
+from metier.core.folders import exclusive, read_json, write_bytes, write_json
+from metier.core.project_file import ProjectConfig
+from metier.core.report import Report, report_from_json
+from metier.road.conclude import Before, Measured, build_report, fix_before_look, plan_entries
+from metier.road.cost import machine_cost
+from metier.road.cut import Parts, cut_rows
+from metier.road.ground import Ground, read_and_check
+from metier.road.look import SCORES_NAME, Looked, look_at_holdout
+from metier.road.plan import Plan, make_plan
+from metier.road.progress import Progress, Watcher
+from metier.road.session import Session
+from metier.road.trials import FittedTrial, fit_arms
+from metier.road.workspace import Workspace
+
+__all__ = ["open_session", "run_road"]
+
+REPORT_VERSION = 1
+PACKAGES = ("metier", "torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "polars", "tokenizers")
+
+
+@contextmanager
+def open_session(
+    project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None, what: str
+) -> Iterator[Session]:
+    """The session of one verb, alone in its project.
+
+    Raises:
+        StoreError: another process is at work in the project.
+    """
+    from metier.ledger import Ledger, ObjectStore, project_key
+
+    workspace = Workspace(project_dir)
+    with exclusive(workspace.lock_path, what=what), Ledger.open(project_dir) as ledger:
+        yield Session(
+            config=config,
+            workspace=workspace,
+            ledger=ledger,
+            store=ObjectStore(project_dir),
+            key=project_key(project_dir),
+            progress=Progress(watcher),
+        )
+
+
+def run_road(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Report:
+    """Go the whole road; stages that are finished and unchanged are not computed again.
+
+    Raises:
+        MetierError: see the stages; what was finished before stays finished.
+    """
+    with open_session(project_dir, config, watcher=watcher, what="metier run") as session:
+        ground = read_and_check(session)
+        parts = cut_rows(session, ground)
+        plan = make_plan(session, parts)
+        tuning = Tuning(session, parts, plan)
+        trials = fit_arms(session, parts, plan, tuning)
+        before = fix_before_look(session, trials, tuning.minutes)
+        looked = look_at_holdout(session, parts, trials, tuning)
+        session.progress.enter("report")
+        return _report(session, ground, parts, plan, tuning, _Found(trials, before, looked))
+
+
+class _Found:
+    """What arms and look gave, handed to the report."""
+
+    def __init__(self, trials: list[FittedTrial], before: Before, looked: Looked) -> None:
+        self.trials, self.before, self.looked = trials, before, looked
+
+
+def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: Tuning, found: _Found) -> Report:
+    """The report as a stage; a rerun of a finished project reads it instead of dating it anew."""
+    stages = {name: stage.hash for name, stage in session.stages.items()}
+
+    def work(stage_dir: Path) -> None:
+        model = tuning.register(parts)
+        report = build_report(
+            session, parts, plan, found.trials, found.looked, found.before,
+            {
+                "data": ground.report(parts.dataset_version, parts.report.purged),
+                "split": parts.report,
+                "model": model,
+                "provenance": {**_provenance(session, found.before), "split_id": parts.split_id, "stages": stages},
+                "costs": _costs(session, tuning),
+                "plan": plan_entries(plan, _measured(session, tuning)),
+                "dev_curve": tuning.dev_curve,
+            },
+        )  # fmt: skip
+        write_json(stage_dir / "report.json", report.as_json())
+        write_bytes(stage_dir / SCORES_NAME, found.looked.scores_path.read_bytes())
+
+    stage = session.stage(
+        "report", version=REPORT_VERSION, inputs=stages, config={"price": asdict(session.config.price)}, work=work
+    )
+    for name in (SCORES_NAME, "report.json"):
+        write_bytes(session.workspace.report_dir / name, (stage.dir / name).read_bytes())
+    return report_from_json(read_json(stage.dir / "report.json"))
+
+
+def _measured(session: Session, tuning: Tuning) -> Measured:
+    return Measured(
+        run_minutes=sum(stage.seconds for stage in session.stages.values()) / 60,
+        tune_minutes=tuning.minutes,
+        peak_memory_gib=max(stage.peak_memory_gib for stage in session.stages.values()),
+    )
+
+
+def _costs(session: Session, tuning: Tuning) -> dict[str, float]:
+    """Minutes of the run and of the tuning, and what they cost at the machine's price."""
+    measured, price = _measured(session, tuning), session.config.price
+    return {
+        "run_minutes": measured.run_minutes,
+        "tune_minutes": measured.tune_minutes,
+        "run_cost": machine_cost(measured.run_minutes, price),
+        "tune_cost": machine_cost(measured.tune_minutes, price),
+    }
+
+
+def _provenance(session: Session, before: Before) -> dict[str, Any]:  # Any: JSON values
+    """What the numbers were made with."""
+    from metier import __version__
+
+    return {
+        "code": __version__,
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {session.handle.threads} threads",
+        "threads": session.handle.threads,
+        "dtype": session.dtype,
+        "seeds": {"project": session.config.project.seed},
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "ledger_head": session.ledger.head().hash,
+        "before_look": before.facts,
+        "margin": before.decision.margin,
+    }

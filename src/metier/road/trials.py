@@ -1,0 +1,198 @@
+"""Every arm fitted on train and dev: choices logged, latency measured, dev replies kept for the report.
+
+A fitted arm is one stage folder; a rerun restores it instead of choosing again. The hold-out is not
+known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metier.arms import FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
+from metier.core.errors import DataError
+from metier.core.folders import read_json, write_json
+from metier.core.rows import Row
+from metier.core.settings import ArmConfig
+from metier.core.trials import Arm, FittedArm, Reply
+from metier.road.cut import Parts
+from metier.road.plan import Plan
+from metier.road.rendered import instruction_text, render_parts
+from metier.road.session import Session
+from metier.road.tuning import Tuning
+
+if TYPE_CHECKING:
+    from metier.render import RenderedRow
+
+__all__ = ["DevReplies", "FittedTrial", "arm_name", "fit_arms", "fit_untuned"]
+
+ARM_VERSION = 1
+LATENCY_ROWS = 40
+"""Dev prompts answered one at a time for latency; their replies are the dev scores of the report."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DevReplies:
+    """What an arm answered to dev prompts, one request at a time."""
+
+    row_ids: tuple[str, ...]
+    replies: tuple[Reply, ...]
+    scores: tuple[float, ...]
+    """Primary score of each reply, 0-1."""
+    reasons: tuple[tuple[str, ...], ...]
+    """For each reply, a sentence per convention that it breaks."""
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Median and 95th percentile of the time of one request at concurrency 1, and the number of requests."""
+        times = np.array([1000 * reply.seconds for reply in self.replies])
+        return {"p50": float(np.median(times)), "p95": float(np.quantile(times, 0.95)), "num_rows": float(len(times))}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedTrial:
+    """One arm: fitted with its dev replies, or skipped with a reason from the closed list."""
+
+    name: str
+    kind: str
+    arm: FittedArm | None
+    skip_reason: str
+    dev: DevReplies | None
+    carries: str
+    """full, short or none: which instruction every request carries."""
+
+    def require_arm(self) -> FittedArm:
+        """The fitted arm of a trial that ran."""
+        assert self.arm is not None, f"{self.name} was skipped"
+        return self.arm
+
+
+def arm_name(config: ArmConfig) -> str:
+    """Name of an arm in reports."""
+    return config.name or config.kind
+
+
+def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list[FittedTrial]:
+    """Every arm of the project file, the tuned one last.
+
+    Raises:
+        DataError: no arm but the tuned one applies, so there is nothing to compare with.
+    """
+    trials = fit_untuned(session, parts, plan)
+    session.progress.enter("tune")
+    tuned = next(config for config in session.config.arm if config.kind == "tuned")
+    instruction = instruction_text(tuned, session.wordings)
+    recipe = TunedArm(arm_name(tuned), tuning.train, tuning.load, instruction, tuned.instruction or "none")
+    trials.append(_fit_arm(session, tuned, recipe, parts, plan))
+    ran = [trial for trial in trials if trial.arm is not None]
+    if trials[-1].arm is None or len(ran) < 2:
+        skipped = "; ".join(f"{trial.name}: {trial.skip_reason}" for trial in trials if trial.arm is None)
+        raise DataError(
+            f"only {len(ran)} of {len(trials)} arms apply ({skipped}); a verdict needs the tuned arm and a rival."
+        )
+    return trials
+
+
+def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]:
+    """Every arm that needs no tuning, in the order of the project file."""
+    configs = [config for config in session.config.arm if config.kind != "tuned"]
+    golds = render_parts(session, parts).golds
+    trials = []
+    for position, config in enumerate(configs):
+        session.progress.enter("arms")
+        session.progress.advance(position / len(configs))
+        trials.append(_fit_arm(session, config, _recipe(session, config, plan, golds), parts, plan))
+    return trials
+
+
+def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, plan: Plan) -> FittedTrial:
+    """One arm as a stage: fit or restore, then the dev replies."""
+    name = arm_name(config)
+    reason = recipe.needs(parts.train, parts.dev)
+    if reason is not None:
+        session.progress.say(f"{name}: not run ({reason})")
+        return FittedTrial(name=name, kind=config.kind, arm=None, skip_reason=reason, dev=None, carries="")
+    fitted: list[FittedArm] = []
+
+    def work(stage_dir: Path) -> None:
+        arm = recipe.fit(parts.train, parts.dev, minutes=plan.arm_minutes, seed=session.config.project.seed)
+        fitted.append(arm)
+        session.progress.enter("latency")
+        dev = measure(session, arm, parts.dev)
+        write_json(
+            stage_dir / "arm.json", {"described": arm.describe(), "fingerprint": arm.fingerprint, "dev": _dev_json(dev)}
+        )
+
+    inputs = {"split": parts.stage_hash, "base": session.base.base_sha256, "plan": session.stages["plan"].hash}
+    settings = {"arm": asdict(config), "seed": session.config.project.seed, "guidelines": session.wordings}
+    if config.kind == "tuned":
+        settings["tune"] = asdict(session.config.tune)
+    stage = session.stage(f"arm-{name}", version=ARM_VERSION, inputs=inputs, config=settings, work=work)
+    stored = read_json(stage.dir / "arm.json")
+    arm = fitted[0] if fitted else recipe.restore(parts.train, stored["described"])
+    if arm.fingerprint != stored["fingerprint"]:
+        raise DataError(
+            f"arm {name}: restored with another fingerprint than it was fitted with; delete "
+            f"{stage.dir} to fit it again."
+        )
+    dev = _dev_from_json(stored["dev"])
+    session.progress.say(
+        f"{name}: dev score {np.mean(dev.scores):.3f} on {len(dev.scores)} rows, p50 {dev.latency_ms['p50']:.0f} ms"
+    )
+    return FittedTrial(
+        name=name, kind=config.kind, arm=arm, skip_reason="", dev=dev, carries=stored["described"]["carries"]
+    )
+
+
+def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[RenderedRow]) -> Arm:
+    """The recipe of an arm that needs no tuning, from its settings."""
+    name, grader = arm_name(config), session.grader
+    if config.kind == "small":
+        return SmallArm(name, grader)
+    replier = session.replier(session.handle, golds)
+    if config.kind == "prompt":
+        return PromptArm(name, replier, grader, session.wordings)
+    instruction = instruction_text(config, session.wordings) or ""
+    if config.kind == "few_shot":
+        return FewShotArm(name, replier, grader, instruction, config.k or plan.few_shot_k)
+    return RetrievalArm(name, replier, grader, instruction, config.k or plan.retrieval_k)
+
+
+def measure(session: Session, arm: FittedArm, dev: Sequence[Row]) -> DevReplies:
+    """Answer dev prompts one at a time; at least 40 where dev has them, spread over dev."""
+    count = min(LATENCY_ROWS, len(dev))
+    chosen = [dev[int(i)] for i in np.unique(np.linspace(0, len(dev) - 1, count).astype(int))]
+    arm.reply(chosen[:1])  # warm-up: the first request pays for buffers
+    replies = []
+    for position, row in enumerate(chosen):
+        replies += arm.reply([row])
+        session.progress.advance((position + 1) / len(chosen))
+    scored = session.grader.score_all(chosen, [reply.text for reply in replies])
+    return DevReplies(
+        row_ids=tuple(row.row_id for row in chosen),
+        replies=tuple(replies),
+        scores=tuple(result.score for result in scored),
+        reasons=tuple(tuple(result.reasons.values()) for result in scored),
+    )
+
+
+def _dev_json(dev: DevReplies) -> dict[str, Any]:
+    return {
+        "row_ids": list(dev.row_ids),
+        "replies": [asdict(reply) for reply in dev.replies],
+        "scores": list(dev.scores),
+        "reasons": [list(reasons) for reasons in dev.reasons],
+    }
+
+
+def _dev_from_json(values: Mapping[str, Any]) -> DevReplies:
+    return DevReplies(
+        row_ids=tuple(values["row_ids"]),
+        replies=tuple(Reply(**reply) for reply in values["replies"]),
+        scores=tuple(values["scores"]),
+        reasons=tuple(tuple(reasons) for reasons in values["reasons"]),
+    )

@@ -1,0 +1,176 @@
+"""The tuning run of the road: its stage, its adapter, and the model it registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from metier.arms import Replier
+from metier.core.errors import DataError, ModelError
+from metier.core.folders import read_json, write_json
+from metier.core.hashing import file_sha256, value_hash
+from metier.core.rows import Row
+from metier.core.seeds import derived_seed, generator
+from metier.road.cut import Parts
+from metier.road.plan import Plan
+from metier.road.rendered import Rendered, render_parts
+from metier.road.session import Session, max_reply_tokens
+from metier.road.workspace import Stage
+
+__all__ = ["Tuning"]
+
+TUNE_VERSION = 1
+ADAPTER_NAME = "adapter"
+
+
+class Tuning:
+    """One tuning run by the plan; `train` and `load` are what the tuned arm calls."""
+
+    def __init__(self, session: Session, parts: Parts, plan: Plan) -> None:
+        self.session, self.parts, self.plan = session, parts, plan
+
+    @cached_property
+    def rendered(self) -> Rendered:
+        """Train and dev rows as tokens, the plan's share of the train rows."""
+        rendered = render_parts(self.session, self.parts)
+        rng = generator(self.session.config.project.seed, "train_rows")
+        order = sorted(rng.permutation(len(rendered.train))[: self.plan.num_train_rows].tolist())
+        return replace(rendered, train=[rendered.train[i] for i in order])
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The finished stage: the adapter of the best dev loss; a killed run goes on at its last checkpoint."""
+        from metier.tune import tune
+
+        session, plan = self.session, self.plan
+        config = replace(session.config.tune, passes=plan.passes, depth=plan.depth)
+        seed = derived_seed(session.config.project.seed, "tune")
+
+        def work(stage_dir: Path) -> None:
+            result = tune(
+                self.rendered.train,
+                self.rendered.dev,
+                config,
+                base=session.base,
+                out_dir=stage_dir,
+                seed=seed,
+                dtype=session.wanted_dtype,
+                on_progress=session.progress.advance,
+            )
+            facts = {
+                "template_sha256": session.base.template_sha256,
+                "base_sha256": session.base.base_sha256,
+                "row_ids": [row.row_id for row in self.rendered.train],
+                "max_reply_tokens": max_reply_tokens(self.rendered.golds),
+                "dev_curve": [dict(point) for point in result.dev_curve],
+                "best_step": result.best_step,
+                "lr": result.lr,
+            }
+            write_json(stage_dir / "facts.json", facts)
+
+        return session.stage(
+            "tune",
+            version=TUNE_VERSION,
+            inputs={
+                "split": self.parts.stage_hash,
+                "base": session.base.base_sha256,
+                "template": session.base.template_sha256,
+                "plan": session.stages["plan"].hash,
+            },
+            config={"tune": asdict(config), "seed": seed, "num_train_rows": plan.num_train_rows},
+            work=work,
+            resumable=True,
+        )
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What the stage recorded beside the adapter."""
+        stored: dict[str, Any] = read_json(self.stage.dir / "facts.json")
+        return stored
+
+    @property
+    def adapter_dir(self) -> Path:
+        """The PEFT folder of the kept checkpoint."""
+        return self.stage.dir / ADAPTER_NAME
+
+    @property
+    def minutes(self) -> float:
+        """Minutes the tuning took."""
+        return self.stage.seconds / 60
+
+    @property
+    def dev_curve(self) -> tuple[dict[str, float], ...]:
+        """Dev loss over the steps."""
+        return tuple(self.facts["dev_curve"])
+
+    def train(self, train: Sequence[Row], dev: Sequence[Row], minutes: float, seed: int) -> Replier:  # noqa: ARG002  # the form of TunedArm.train_adapter; rows and seed are the plan's
+        """Tune, or find it done; returns base and adapter, ready to reply."""
+        return self.load()
+
+    def load(self) -> Replier:
+        """Base and adapter, ready to reply.
+
+        Raises:
+            ModelError: the template is not the one the adapter was tuned with.
+        """
+        tuned_with = self.facts["template_sha256"]
+        if tuned_with != self.session.base.template_sha256 or tuned_with != self.session.renderer.template_sha256:
+            raise ModelError(
+                f"{self.adapter_dir}: tuned with chat template {tuned_with[:12]}, but replies would be prompted with "
+                f"{self.session.renderer.template_sha256[:12]}. Restore the template, or tune again."
+            )
+        handle = self.session.tuned_handle(self.adapter_dir)
+        return Replier(handle, self.session.renderer, self.facts["max_reply_tokens"])
+
+    def assert_unseen(self, holdout: Sequence[Row]) -> None:
+        """Refuse a hold-out of which the model has seen a row.
+
+        Raises:
+            DataError: a trained row stands in the hold-out.
+        """
+        seen = set(self.facts["row_ids"]) & {row.row_id for row in holdout}
+        if seen:
+            raise DataError(
+                f"{len(seen)} rows of the hold-out were trained on (row {min(seen)}); the look shows nothing. Split again."
+            )
+
+    def register(self, parts: Parts) -> dict[str, Any]:  # Any: JSON values
+        """Register the adapter as a release candidate; returns its identity for the report."""
+        from metier.ledger import ModelIdentity, record_training, register_model
+
+        session, base = self.session, self.session.base
+        adapter_sha = file_sha256(self.adapter_dir / "adapter_model.safetensors")
+        config = {**asdict(session.config.tune), "passes": self.plan.passes, "depth": self.plan.depth}
+        seed = derived_seed(session.config.project.seed, "tune")
+        identity = ModelIdentity(
+            base_sha=base.base_sha256,
+            adapter_sha=adapter_sha,
+            template_sha=base.template_sha256,
+            tokenizer_sha=base.tokenizer_sha256,
+            dataset=parts.dataset_version,
+            config_hash=value_hash(config),
+            seed=seed,
+        )
+        record = register_model(session.ledger, identity)
+        fraction = len(self.facts["row_ids"]) / max(1, len(parts.train))
+        record_training(
+            session.ledger, record.model_id, dataset_version=parts.dataset_version, fraction=fraction, seed=seed
+        )
+        return {
+            "id": record.model_id,
+            "base": base.name,
+            "base_sha256": base.base_sha256,
+            "adapter_sha256": adapter_sha,
+            "template_sha256": base.template_sha256,
+            "tokenizer_sha256": base.tokenizer_sha256,
+            "adapter_path": str(self.adapter_dir.relative_to(session.project_dir)),
+            "dtype": session.dtype,
+            "max_reply_tokens": self.facts["max_reply_tokens"],
+            "method": session.config.tune.method,
+            "config": {**config, "lr": self.facts["lr"], "num_train_rows": self.plan.num_train_rows},
+            "best_step": self.facts["best_step"],
+            "state": "candidate",
+        }

@@ -1,0 +1,327 @@
+"""The supervised recipe, read top to bottom: plan, step, score dev, keep the best, export.
+
+    >>> result = tune(train, dev, TuneConfig(), base=base, out_dir=Path("tune"), seed=0)  # doctest: +SKIP
+    >>> result.adapter_dir, result.best_step  # doctest: +SKIP
+    (PosixPath('tune/adapter'), 120)
+
+Every step's rows and learning rate are fixed before the first step. A run killed anywhere goes on
+from its last checkpoint and ends with the same bits. Rows come rendered; nothing here reads text.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metier.core.errors import DataError, ModelError, StoreError
+from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_bytes
+from metier.core.hashing import canonical_json, value_hash
+from metier.core.settings import TuneConfig
+from metier.engine import (
+    AdapterSpec,
+    Handle,
+    Linear,
+    close,
+    export_adapter,
+    find_state,
+    forward_backward,
+    load,
+    load_state,
+    logprobs,
+    make_batch,
+    optim_step,
+    save_state,
+)
+from metier.tune.metrics import Metrics
+from metier.tune.schedule import DEFAULT_PASSES, default_lr, eval_steps, lr_at, run_steps
+
+if TYPE_CHECKING:
+    from metier.models import BaseModel
+    from metier.render import RenderedRow
+
+__all__ = ["Progress", "TuneResult", "tune"]
+
+log = logging.getLogger(__name__)
+
+STAGE_VERSION = 1
+CHECKPOINT_SECONDS = 60.0
+"""Longest time a killed run loses, beside the checkpoint at every dev score."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a run is, after each step."""
+
+    step: int
+    num_steps: int
+    loss_nats: float
+    dev_loss_nats: float | None
+    tokens_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuneResult:
+    """What a run gave."""
+
+    adapter_dir: Path
+    """The best checkpoint's adapter, PEFT files."""
+    best_step: int
+    num_steps: int
+    dev_curve: tuple[tuple[int, float], ...]
+    """(step, dev loss in nats a trained token); step 0 is the base."""
+    lr: float
+    num_rows: int
+    num_dropped: int
+    """Rows longer than `max_row_tokens`, listed in dropped.jsonl."""
+    num_tokens: int
+    """Tokens seen over all passes."""
+    num_trained: int
+    seconds: float
+    """Of the steps and dev scores, over all resumptions."""
+    fingerprint: str
+    """Of base and best adapter together."""
+
+
+def tune(
+    train: Sequence[RenderedRow],
+    dev: Sequence[RenderedRow],
+    config: TuneConfig,
+    *,
+    base: BaseModel | Path,
+    out_dir: Path,
+    seed: int,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TuneResult:
+    """Tune an adapter on `train`; the checkpoint with the lowest loss on `dev` is the result.
+
+    A finished `out_dir` of the same rows, settings and base is returned as it is; an unfinished one is resumed.
+
+    Raises:
+        DataError: no train or dev row is left, or a row has no trained token.
+        ModelError: the loss is not finite (step and rows are named), or training changed nothing.
+        StoreError: the disk is full; the last checkpoint is intact.
+    """
+    kept = _within_limit(train, config, part="train")
+    kept_dev = _within_limit(dev, config, part="dev")
+    config = replace(config, passes=config.passes or DEFAULT_PASSES)
+    steps = run_steps(
+        [len(row.tokens) for row in kept], passes=config.passes, step_tokens=config.step_tokens, seed=seed
+    )
+    handle = _load(base, config, seed=seed, threads=threads)
+    try:
+        peak = config.lr or default_lr(handle.shape.width, method=config.method, num_steps=len(steps))
+        config = replace(config, lr=peak)
+        wanted = _stage_hash(handle, kept, kept_dev, config, seed)
+        if finished(out_dir, wanted):
+            return _result_of(out_dir)
+        run = _Run(handle, kept, kept_dev, steps, config, out_dir, wanted)
+        run.resume_or_start()
+        run.note_dropped([row.row_id for row in train if len(row.tokens) > config.max_row_tokens])
+        for step in range(run.step + 1, len(steps) + 1):
+            run.take_step(step, on_progress)
+        return run.finish(num_dropped=len(train) - len(kept))
+    finally:
+        close(handle)
+
+
+def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: int | None) -> Handle:
+    """The base with a new adapter on its top `depth` layers (0: all), or all of its weights trainable."""
+    from metier.engine import read_shape
+
+    base_dir = base if isinstance(base, Path) else base.dir
+    num_layers = read_shape(base_dir).num_layers
+    depth = min(config.depth or num_layers, num_layers)
+    spec = AdapterSpec(rank=config.rank, alpha=config.alpha, first_layer=num_layers - depth)
+    return load(base_dir, adapter=spec, seed=seed, dtype=config.product_dtype, threads=threads)
+
+
+def _within_limit(rows: Sequence[RenderedRow], config: TuneConfig, *, part: str) -> list[RenderedRow]:
+    """Rows not longer than the limit; longer ones are left out whole, never cut."""
+    kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
+    if not kept:
+        raise DataError(
+            f"tune: 0 of {len(rows)} {part} rows have at most {config.max_row_tokens} tokens; expected at least one. "
+            "Add rows or raise tune.max_row_tokens."
+        )
+    if len(kept) < len(rows):
+        log.warning("%d of %d %s rows are longer than %d tokens and left out", len(rows) - len(kept), len(rows), part, config.max_row_tokens)
+    return kept
+
+
+def _stage_hash(
+    handle: Handle, train: Sequence[RenderedRow], dev: Sequence[RenderedRow], config: TuneConfig, seed: int
+) -> str:
+    """What fixes the result to the bit."""
+    rows = value_hash([[row.row_id, list(row.tokens), list(row.weight)] for part in (train, dev) for row in part])
+    inputs = {"base": handle.base_sha256, "rows": rows, "num_train": len(train), "seed": seed}
+    identity = {"threads": handle.threads, "dtype": str(handle.dtype)}
+    return stage_hash(stage="tune", version=STAGE_VERSION, inputs=inputs, config={**asdict(config), **identity})
+
+
+class _Run:
+    """One run: where it is, and what it needs to go on from there."""
+
+    def __init__(
+        self,
+        handle: Handle,
+        train: list[RenderedRow],
+        dev: list[RenderedRow],
+        steps: list[list[int]],
+        config: TuneConfig,
+        out_dir: Path,
+        wanted: str,
+    ) -> None:
+        self.handle, self.train, self.dev_batch = handle, train, make_batch(dev)
+        self.steps, self.config, self.out_dir, self.wanted = steps, config, out_dir, wanted
+        self.metrics = Metrics(out_dir / "metrics.jsonl")
+        self.eval_at = eval_steps(len(steps), config.evals)
+        self.step, self.num_tokens, self.num_trained, self.seconds = 0, 0, 0, 0.0
+        self.dev_curve: list[tuple[int, float]] = []
+        self.best: dict[str, Any] = {}  # Any: JSON values, saved with the checkpoint
+        self.saved_at = time.monotonic()
+
+    def resume_or_start(self) -> None:
+        """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
+        if find_state(self.state_dir) is not None:
+            try:
+                facts = load_state(self.handle, self.state_dir)
+            except (ModelError, StoreError) as err:
+                log.warning("starting again: %s", err)
+                facts = {}
+            if facts.get("hash") == self.wanted:
+                self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
+                self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
+                self.seconds, self.best = facts["seconds"], facts["best"]
+                self.metrics.keep_until(self.step)
+                log.info("resuming after step %d of %d", self.step, len(self.steps))
+                return
+            close(self.handle)  # drops the moments of the other run
+        fresh_dir(self.out_dir)
+        self.dev_curve = [(0, self._dev_loss())]
+
+    def note_dropped(self, row_ids: list[str]) -> None:
+        """List the rows left out, with the reason."""
+        lines = [canonical_json({"row_id": row_id, "reason": "too_many_tokens"}) + b"\n" for row_id in row_ids]
+        write_bytes(self.out_dir / "dropped.jsonl", b"".join(lines))
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the checkpoint is."""
+        return self.out_dir / "state"
+
+    def take_step(self, step: int, on_progress: Callable[[Progress], None] | None) -> None:
+        """One optimizer step; at the planned steps also the dev loss; a checkpoint where one is due."""
+        start = time.monotonic()
+        config = self.config
+        batch = make_batch([self.train[i] for i in self.steps[step - 1]])
+        lr = lr_at(step, num_steps=len(self.steps), peak=config.lr, warmup_ratio=config.warmup_ratio)
+        stats = forward_backward(self.handle, batch, Linear()).result()
+        moved = optim_step(
+            self.handle, lr=lr, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
+        ).result()
+        step_s = time.monotonic() - start
+        dev_loss = self._dev_loss() if step in self.eval_at else None
+        self.step = step
+        self.num_tokens += stats.num_tokens
+        self.num_trained += stats.num_trained
+        self.seconds += time.monotonic() - start
+        line = {
+            "step": step,
+            "tune/loss_nats": stats.loss_nats,
+            "tune/grad_norm": moved.grad_norm,
+            "tune/lr": lr,
+            "tune/num_tokens": stats.num_tokens,
+            "tune/num_trained": stats.num_trained,
+            "time/step_s": round(step_s, 4),
+        }
+        self.metrics.add(line if dev_loss is None else {**line, "tune/dev_loss_nats": dev_loss})
+        if dev_loss is not None:
+            self._note_dev(step, dev_loss)
+        if dev_loss is not None or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+            self._checkpoint()
+        if on_progress is not None:
+            left = self.seconds / step * (len(self.steps) - step)
+            speed = stats.num_tokens / step_s
+            on_progress(
+                Progress(
+                    step=step,
+                    num_steps=len(self.steps),
+                    loss_nats=stats.loss_nats,
+                    dev_loss_nats=dev_loss,
+                    tokens_per_s=speed,
+                    seconds_left=left,
+                )
+            )
+
+    def _dev_loss(self) -> float:
+        """Mean negative log-likelihood of the dev rows' trained tokens, nats, by weight."""
+        logp_T = logprobs(self.handle, self.dev_batch).result().double()
+        weight_T = self.dev_batch.weight_T.double()
+        # The first token of a row is never predicted, whatever its weight.
+        weight_T[list(self.dev_batch.row_start_R[:-1])] = 0
+        return float(-(logp_T * weight_T).sum() / weight_T.sum())
+
+    def _note_dev(self, step: int, dev_loss: float) -> None:
+        """Keep the adapter where no earlier one was as good on dev."""
+        if not dev_loss < float("inf"):
+            raise ModelError(f"step {step}: the dev loss is {dev_loss}; lower tune.lr. Nothing was exported at this step.")
+        self.dev_curve.append((step, dev_loss))
+        log.info("step %d of %d: dev loss %.4f nats", step, len(self.steps), dev_loss)
+        if not self.best or dev_loss < self.best["dev_loss"]:
+            _refuse_unchanged(self.handle, step)
+            export_adapter(self.handle, self.out_dir / "adapter")
+            self.best = {"step": step, "dev_loss": dev_loss, "fingerprint": self.handle.fingerprint}
+
+    def _checkpoint(self) -> None:
+        facts = {
+            "hash": self.wanted,
+            "step": self.step,
+            "dev_curve": self.dev_curve,
+            "num_tokens": self.num_tokens,
+            "num_trained": self.num_trained,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        save_state(self.handle, self.state_dir, facts=facts)
+        self.saved_at = time.monotonic()
+
+    def finish(self, *, num_dropped: int) -> TuneResult:
+        """Write done.json, last; the checkpoint is no longer needed then."""
+        result = TuneResult(
+            adapter_dir=self.out_dir / "adapter",
+            best_step=self.best["step"],
+            num_steps=len(self.steps),
+            dev_curve=tuple(self.dev_curve),
+            lr=self.config.lr,
+            num_rows=len(self.train),
+            num_dropped=num_dropped,
+            num_tokens=self.num_tokens,
+            num_trained=self.num_trained,
+            seconds=self.seconds,
+            fingerprint=self.best["fingerprint"],
+        )
+        return result
+
+
+def _refuse_unchanged(handle: Handle, step: int) -> None:
+    """Raise `ModelError` where every B is zero: such an adapter is the base under another name."""
+    adapter = handle.require_adapter("tune")
+    if not any(bool(low_rank.b.any()) for layer in adapter.layers for low_rank in layer.values()):
+        raise ModelError(
+            f"step {step}: the adapter changes nothing, all of its B are zero; the tuned model would be the base. "
+            "Check tune.lr and that rows have trained tokens."
+        )
+
+
+def _result_of(out_dir: Path) -> TuneResult:
+    """The result of a finished folder."""
+    values = read_json(out_dir / "done.json")["result"]
+    values["adapter_dir"] = out_dir / values["adapter_dir"]
+    values["dev_curve"] = tuple((step, loss) for step, loss in values["dev_curve"])
+    return TuneResult(**values)

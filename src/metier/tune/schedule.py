@@ -1,0 +1,55 @@
+"""How far each step goes, and which rows it sees: all derived before the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from metier.core.seeds import generator
+from metier.engine import plan_steps
+
+__all__ = ["DEFAULT_PASSES", "default_lr", "eval_steps", "lr_at", "run_steps"]
+
+DEFAULT_PASSES = 2.0
+"""Passes over the rows where neither the settings nor the plan say."""
+MIN_LR_RATIO = 0.1
+"""Share of the peak at which the cosine ends; a few hundred steps still learn from the last rows."""
+
+
+def default_lr(width: int, *, method: str, num_steps: int) -> float:
+    """Peak learning rate per step for a Llama of this width.
+
+    lr = 5e-5 x 10 x (2000 / width)^0.781 for LoRA with alpha 32: ten times full tuning's at width 2000, higher
+    for narrower models; 15 instead of 10 under 100 steps; without the factor for full tuning.
+
+    Source: Schulman et al. 2025, "LoRA without regret", the fit over Llama models. Dev losses around the value
+    it gives for SmolLM2-135M are in docs/tune.md.
+    """
+    full = 5e-5 * (2000 / width) ** 0.781
+    if method == "full":
+        return full
+    return full * (15 if num_steps < 100 else 10)
+
+
+def lr_at(step: int, *, num_steps: int, peak: float, warmup_ratio: float) -> float:
+    """Learning rate of step 1 to `num_steps`: linear rise, then a cosine down to a tenth of the peak."""
+    num_warmup = round(warmup_ratio * num_steps)
+    if step <= num_warmup:
+        return peak * step / (num_warmup + 1)
+    done = (step - num_warmup) / max(1, num_steps - num_warmup)
+    return peak * (MIN_LR_RATIO + (1 - MIN_LR_RATIO) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def run_steps(lengths: Sequence[int], *, passes: float, step_tokens: int, seed: int) -> list[list[int]]:
+    """Row indices of every step of the run; a last, partial pass takes the first steps of a full one."""
+    steps: list[list[int]] = []
+    for index in range(math.ceil(passes)):
+        one_pass = plan_steps(lengths, step_tokens=step_tokens, rng=generator(seed, "tune", "order", index))
+        share = min(1.0, passes - index)
+        steps += one_pass[: max(1, round(share * len(one_pass)))]
+    return steps
+
+
+def eval_steps(num_steps: int, evals: int) -> frozenset[int]:
+    """The steps after which dev is scored: evenly spaced, the last one among them."""
+    return frozenset(round(num_steps * k / evals) for k in range(1, evals + 1)) - {0}

@@ -1,0 +1,66 @@
+"""Margins from money, break-even volumes, and the trials that are still to be run."""
+
+from __future__ import annotations
+
+import pytest
+
+from metier.assess import TuningCosts, break_even_requests, resolved_question, value_margin, wanted_trials
+from metier.core.errors import ConfigError
+from metier.core.project_file import ProjectConfig
+from metier.core.settings import ArmConfig, DataConfig, DecisionConfig, ProjectTable, ValueConfig
+from metier.core.trials import Purpose, Trial, TrialResult
+
+COSTS = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)
+
+
+def test_the_margin_is_the_gain_that_pays_for_the_tuning() -> None:
+    # 120 / 12 = 10 a month; 10 / 1000 - .001 = .009 a request; / .5 = .018
+    value = ValueConfig(worth=0.5, requests_per_month=1000, horizon_months=12)
+    assert value_margin(value, COSTS) == pytest.approx(0.018)
+    question = resolved_question(DecisionConfig(value=value), COSTS)
+    assert (question.margin, question.value) == (pytest.approx(0.018), None)
+
+
+def test_tuning_that_saves_more_than_it_costs_needs_no_gain() -> None:
+    assert value_margin(ValueConfig(worth=0.5, requests_per_month=1e6), COSTS) == 0.0
+
+
+def test_a_question_with_a_margin_is_left_as_it_is() -> None:
+    question = DecisionConfig(margin=0.04)
+    assert resolved_question(question, COSTS) is question
+
+
+def test_a_gain_that_cannot_be_is_refused_before_anything_is_spent() -> None:
+    with pytest.raises(ConfigError, match="the gain that pays for tuning is 2.00, and a score cannot rise by more than 1."):
+        resolved_question(DecisionConfig(value=ValueConfig(worth=0.5, requests_per_month=10)), TuningCosts(one_off=120, upkeep_per_month=0, request_before=0, request_after=0))
+    with pytest.raises(ConfigError, match="decision.value.worth is 0.0; expected more than 0."):
+        value_margin(ValueConfig(worth=0.0, requests_per_month=10), COSTS)
+
+
+def test_break_even_volume_by_hand_and_never() -> None:
+    # 10 a month / (.001 + .5 x .018) = 1000 requests: the inverse of the margin above
+    assert break_even_requests(COSTS, worth=0.5, gain_low=0.018, horizon_months=12) == pytest.approx(1000)
+    assert break_even_requests(COSTS, worth=0.5, gain_low=-0.002, horizon_months=12) is None
+
+
+def test_every_arm_without_a_final_trial_is_wanted_once() -> None:
+    config = ProjectConfig(
+        project=ProjectTable(name="desk", seed=3),
+        data=DataConfig(files=("rows.jsonl",)),
+        decision=DecisionConfig(margin=0.03),
+        arm=(ArmConfig(kind="prompt"), ArmConfig(kind="few_shot", name="shots"), ArmConfig(kind="tuned")),
+    )
+    wanted = wanted_trials(config, [])
+    assert [t.arm for t in wanted] == ["prompt", "shots", "tuned"]
+    assert {(t.fraction, t.purpose) for t in wanted} == {(1.0, Purpose.FINAL)}
+    assert wanted == wanted_trials(config, [])
+    assert len({t.train_seed for t in wanted}) == 3
+
+    def result(trial: Trial) -> TrialResult:
+        return TrialResult(trial=trial, scores_dev=(1.0,), usage={}, minutes=1.0)
+
+    done = [result(wanted[0])]
+    assert [t.arm for t in wanted_trials(config, done)] == ["shots", "tuned"]
+    searched = Trial(arm="shots", base=config.base.name, fraction=1.0, chain_seed=0, train_seed=0, purpose=Purpose.SEARCH)
+    assert [t.arm for t in wanted_trials(config, [*done, result(searched)])] == ["shots", "tuned"]
+    assert wanted_trials(config, [result(t) for t in wanted]) == []
