@@ -3,8 +3,8 @@
     python benchmarks/decision_rates.py --json            5,000 repetitions, fresh seeds
     python benchmarks/decision_rates.py --reps 500 --seed 7
 
-Every rate comes out of the public `decide` (looks out of `next_look`). A rate that must hold is compared with its bound plus
-three Monte-Carlo standard errors; a rate of a rule that metier does not follow is shown for comparison.
+Every rate comes out of the public `decide` (looks out of `next_look`). A rate that must hold is compared with its
+bound plus three Monte-Carlo standard errors; a rate of a rule that metier does not follow is shown for comparison.
 """
 
 # Shapes: N rows, C groups, K rivals.
@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from metier.assess import GuardScores, PastLook, ScoreTable, decide, next_look
 from metier.core.report import GuardState, Outcome
 from metier.core.seeds import generator
 from metier.core.settings import DecisionConfig, GuardConfig
-from metier.core.stats import grouped_mean
+from metier.core.stats import bell_mccaffrey_df, grouped_mean
 
 MARGIN = 0.03
 QUESTION = DecisionConfig(margin=MARGIN)
@@ -120,26 +120,46 @@ def chosen_rival(reps: int, seed: int) -> list[Rate]:
     return out
 
 
+def power_with_rivals(reps: int, seed: int) -> list[Rate]:
+    """How often a true gain of 10 points over each of several equal rivals is shown with 300 rows."""
+    out = []
+    for k in (1, 3, 6):
+        rng, found = generator(seed, "power", k), 0
+        for _ in range(reps):
+            score = arms(rng, 300, [LEVEL + 0.10] + [LEVEL] * k)
+            found += verdict(score[0], score[1:]) is WORTH
+        case = f"n=300, gain 10 points over each of {k}: WORTH_IT"
+        out.append(Rate(table="power", case=case, rate=found / reps, reps=reps, bound=None))
+    return out
+
+
 def group_sizes(rng: np.random.Generator, num_groups: int, sigma: float, mean_size: float = 12.0) -> np.ndarray:
     """Log-normal group sizes of at least one row."""
     raw = rng.lognormal(0.0, sigma, num_groups)
     return np.maximum(1, np.round(raw / raw.mean() * mean_size)).astype(int)
 
 
+def t_quantile(df: float, alpha: float) -> float:
+    """Upper alpha quantile of a t distribution."""
+    return float(stdtrit(df, 1 - alpha))
+
+
 def unequal_groups(reps: int, seed: int) -> list[Rate]:
-    """Coverage of the CR2 interval and both errors of the verdict, groups of very unequal size, ICC .3."""
+    """Coverage of the CR2 interval and both errors of the verdict, groups of very unequal size."""
     out = []
-    for num_groups in (10, 20, 40):
+    for num_groups, icc in ((10, 0.3), (20, 0.3), (40, 0.3), (10, 0.05), (40, 0.05)):
         for sigma in (1.0, 1.5):
-            rng = generator(seed, "groups", num_groups, int(10 * sigma))
-            missed, naive_missed, found = 0, 0, []
+            rng = generator(seed, "groups", num_groups, int(10 * sigma), int(100 * icc))
+            missed, plain_missed, naive_missed, found = 0, 0, 0, []
             for _ in range(reps):
                 group_N = np.repeat(np.arange(num_groups), group_sizes(rng, num_groups, sigma))
-                effect_N = np.sqrt(0.3) * rng.standard_normal(num_groups)[group_N]
-                value_N = effect_N + np.sqrt(0.7) * rng.standard_normal(len(group_N))
+                effect_N = np.sqrt(icc) * rng.standard_normal(num_groups)[group_N]
+                value_N = effect_N + np.sqrt(1 - icc) * rng.standard_normal(len(group_N))
                 mean = grouped_mean(0.01 * value_N, group_N)
                 half = mean.quantile(0.025) * mean.stderr
                 missed += abs(mean.estimate) > half
+                plain = t_quantile(bell_mccaffrey_df(np.bincount(group_N)), 0.025) * mean.stderr
+                plain_missed += abs(mean.estimate) > plain
                 naive = 0.01 * value_N.std(ddof=1) / len(group_N) ** 0.5
                 naive_missed += abs(mean.estimate) > 1.96 * naive
                 # Scores in 0-1 whose difference is `value` around the margin.
@@ -151,9 +171,10 @@ def unequal_groups(reps: int, seed: int) -> list[Rate]:
                     binary=False,
                 )
                 found.append(decide(QUESTION, table, alpha_this_look=0.05).verdict.outcome)
-            case = f"{num_groups} groups, sigma {sigma}"
+            case = f"{num_groups} groups, sigma {sigma}, ICC {icc}"
             rates = (
                 ("two-sided 95 % interval misses", missed / reps, 0.05),
+                ("with degrees of freedom for independent rows: misses", plain_missed / reps, None),
                 ("rows taken as independent: misses", naive_missed / reps, None),
                 ("false WORTH_IT", found.count(WORTH) / reps, 0.05),
                 ("false NOT_WORTH_IT", found.count(NOT) / reps, 0.05),
@@ -273,6 +294,7 @@ def few_discordant(reps: int, seed: int) -> list[Rate]:
 TABLES: Mapping[str, Callable[[int, int], list[Rate]]] = {
     "several_rivals": several_rivals,
     "chosen_rival": chosen_rival,
+    "power_with_rivals": power_with_rivals,
     "unequal_groups": unequal_groups,
     "more_rows": more_rows,
     "new_models": new_models,
@@ -308,7 +330,8 @@ def main() -> int:
         )
     else:
         print(
-            f"{len(rates)} rates, {args.reps} repetitions, seed {seed}, {time.perf_counter() - start:.0f} s; all hold: {holds}"
+            f"{len(rates)} rates, {args.reps} repetitions, seed {seed}, {time.perf_counter() - start:.0f} s; "
+            f"all hold: {holds}"
         )
     return 0 if holds else 1
 

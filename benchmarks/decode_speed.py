@@ -5,7 +5,8 @@
 
 Both decode greedily with the same stop token and reply limit. generate() gets length-sorted, left-padded
 batches of the size this decoder uses, its default cache and attention. Runs alternate (A B A B ...) after one
-warm-up each; ratios are medians over pairs. A differing reply is a near tie when, at its first differing token,
+warm-up each; ratios are medians over pairs. `cpu_time_ratio` compares processor seconds: with --threads 1 it is what
+an idle machine would show even while others use this one. A differing reply is a near tie when, at its first differing token,
 fp32 transformers logits of the two best tokens lie less than 1e-3 apart.
 """
 
@@ -40,13 +41,14 @@ INSTRUCTION = (
     "the order in which they were asked. End with the words 'Kind regards, the support desk'. Write plain English, no "
     "lists, no headings, no emoji and no links."
 )
-WORDS = "order parcel refund address invoice card account size colour courier delivery return label password".split()
+WORDS = ("order", "parcel", "refund", "address", "invoice", "card", "size", "courier", "return", "label", "password")
 
 
 class Peer(NamedTuple):
-    """One timed run: seconds, and the new tokens of each prompt."""
+    """One timed run: wall and processor seconds, and the new tokens of each prompt."""
 
     seconds: float
+    cpu_s: float
     replies: list[list[int]]
 
 
@@ -67,10 +69,10 @@ def messages(num_rows: int, seed: int) -> list[list[dict[str, str]]]:
 
 
 def generate_sorted(model: Any, prompts: list[list[int]], batch: int, max_tokens: int, stop: int) -> Peer:
-    """transformers' generate() over length-sorted, left-padded batches."""  # Any: the class is chosen by config
+    """The peer: generate() over length-sorted, left-padded batches."""  # Any: the class is chosen by config
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     replies: list[list[int]] = [[] for _ in prompts]
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     for low in range(0, len(order), batch):
         members = order[low : low + batch]
         width = max(len(prompts[i]) for i in members)
@@ -86,7 +88,7 @@ def generate_sorted(model: Any, prompts: list[list[int]], batch: int, max_tokens
             )  # fmt: skip
         for b, i in enumerate(members):
             replies[i] = until_stop(out_BT[b, width:].tolist(), stop)
-    return Peer(time.perf_counter() - start, replies)
+    return Peer(time.perf_counter() - start, time.process_time() - start_cpu, replies)
 
 
 def until_stop(tokens: list[int], stop: int) -> list[int]:
@@ -97,9 +99,10 @@ def until_stop(tokens: list[int], stop: int) -> list[int]:
 def ours(handle: Any, prompts: list[list[int]], batch: int, max_tokens: int, stop: int) -> Peer:
     """This decoder over the same prompts."""
     params = SamplingParams(max_tokens=max_tokens, stop_ids=frozenset({stop}), max_batch=batch)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     found = dict(sample(handle, prompts, params))
-    return Peer(time.perf_counter() - start, [list(found[i].tokens) for i in range(len(prompts))])
+    seconds, cpu_s = time.perf_counter() - start, time.process_time() - start_cpu
+    return Peer(seconds, cpu_s, [list(found[i].tokens) for i in range(len(prompts))])
 
 
 def agreement(model_fp32: Any, prompts: list[list[int]], one: Peer, two: Peer) -> dict[str, int]:
@@ -122,10 +125,15 @@ def agreement(model_fp32: Any, prompts: list[list[int]], one: Peer, two: Peer) -
 def latency(run: Any, prompts: list[list[int]]) -> dict[str, float]:
     """p50 and p95 in milliseconds, one prompt at a time."""
     seconds = sorted(run([prompt]).seconds for prompt in prompts)
-    return {"p50": 1e3 * statistics.median(seconds), "p95": 1e3 * seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))]}
+    return {
+        "p50": 1e3 * statistics.median(seconds),
+        "p95": 1e3 * seconds[min(len(seconds) - 1, int(0.95 * len(seconds)))],
+    }
 
 
-def compare(args: argparse.Namespace, model_dir: Path, prompts: list[list[int]], stop: int, dtype: str) -> dict[str, Any]:
+def compare(
+    args: argparse.Namespace, model_dir: Path, prompts: list[list[int]], stop: int, dtype: str
+) -> dict[str, Any]:
     """Interleaved pairs at one precision."""
     from transformers import AutoModelForCausalLM
 
@@ -146,6 +154,8 @@ def compare(args: argparse.Namespace, model_dir: Path, prompts: list[list[int]],
     found = {
         "ratio_vs_generate_sorted": statistics.median(b.seconds / a.seconds for a, b in pairs),
         "ratios": [b.seconds / a.seconds for a, b in pairs],
+        "cpu_time_ratio": statistics.median(b.cpu_s / a.cpu_s for a, b in pairs),
+        "seconds": [[a.seconds, b.seconds] for a, b in pairs],
         "tokens_per_s": num_tokens / own_s,
         "generate_tokens_per_s": sum(map(len, pairs[0][1].replies)) / peer_s,
         **agreement(fp32, prompts, *pairs[0]),

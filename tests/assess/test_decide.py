@@ -27,14 +27,18 @@ def table(gains: int, losses: int, num_rows: int, *, binary: bool = True, groups
     return ScoreTable.of(tuned=tuned, rivals={"few_shot": rival}, groups=groups, binary=binary)
 
 
-def guard(gains: int, losses: int, num_rows: int, *, limit: float = 0.02, required: bool = True, name: str = "refusals") -> GuardScores:
+def guard(
+    gains: int, losses: int, num_rows: int, *, limit: float = 0.02, required: bool = True, name: str = "refusals"
+) -> GuardScores:
     tuned, reference = pair(gains, losses, num_rows)
     config = GuardConfig(name=name, on="slice=all", limit=limit, required=required)
     return GuardScores.of(config, tuned=tuned, reference=reference, groups=np.arange(num_rows), binary=True)
 
 
 def forecast(*highs: float, num_train: int = 500) -> GainForecast:
-    points = tuple(Forecast(num_train=num_train * 2 ** (i + 1), low=-0.05, high=high, level=0.8) for i, high in enumerate(highs))
+    points = tuple(
+        Forecast(num_train=num_train * 2 ** (i + 1), low=-0.05, high=high, level=0.8) for i, high in enumerate(highs)
+    )
     return GainForecast(num_train=num_train, points=points)
 
 
@@ -79,6 +83,17 @@ def test_upper_bounds_are_shared_among_rivals_and_lower_bounds_are_not() -> None
     assert (second.high - centre) / (first.high - centre) == pytest.approx(z0167 / z05, rel=1e-5)
 
 
+def test_the_strongest_rival_has_the_smallest_lower_bound_not_the_smallest_estimate() -> None:
+    tuned, noisy, steady = np.ones(500), np.ones(500), np.ones(500)
+    tuned[:60] = steady[:60] = 0  # rows the tuned arm misses: the noisy rival gets them right, the steady one does not
+    noisy[60:170] = 0  # gain .10, discordance .34
+    steady[60:108] = 0  # gain .096, discordance .096
+    scores = ScoreTable.of(tuned=tuned, rivals={"noisy": noisy, "steady": steady}, groups=np.arange(500), binary=True)
+    found = answer(scores)
+    assert [c.estimate for c in found.comparisons] == pytest.approx([0.10, 0.096])
+    assert (found.gain.versus, found.verdict.outcome) == ("noisy", Outcome.WORTH_IT)
+
+
 def test_not_worth_it_says_whether_a_curve_was_measured() -> None:
     without = answer(BAD)
     assert (without.verdict.outcome, without.verdict.reason) == (Outcome.NOT_WORTH_IT, "no_curve")
@@ -91,7 +106,11 @@ def test_not_worth_it_says_whether_a_curve_was_measured() -> None:
 
 def test_need_train_rows_when_the_band_reaches_the_margin_within_four_times_the_rows() -> None:
     found = answer(BAD, forecast={"few_shot": forecast(0.0, 0.031)})
-    assert (found.verdict.outcome, found.verdict.reason, found.train_rows_needed) == (Outcome.NEED_TRAIN_ROWS, "more_train_rows", 2000)
+    assert (found.verdict.outcome, found.verdict.reason, found.train_rows_needed) == (
+        Outcome.NEED_TRAIN_ROWS,
+        "more_train_rows",
+        2000,
+    )
     assert "with 2,000 training rows in all the learning curve may reach it" in found.verdict.sentence
     late = answer(BAD, forecast={"few_shot": forecast(0.0, 0.0, 0.2)})  # 8 times the rows: too far to promise
     assert late.verdict.outcome is Outcome.NOT_WORTH_IT
@@ -133,9 +152,13 @@ def test_no_number_of_rows_decides_is_an_answer() -> None:
     found = answer(OPEN, question)
     assert found.rows_needed.to_collect is None
     assert found.verdict.sentence.endswith("; no number of rows up to 600 is expected to show it.")
-    settled = answer(table(20, 25, 300), QUESTION)
-    assert settled.rows_needed.settle_below is not None
-    assert f"but {settled.rows_needed.settle_below:,} rows in all would settle that it falls short." in settled.verdict.sentence
+    settled = answer(table(20, 20, 300), DecisionConfig(margin=0.03, plan_gain=0.15))
+    # n = 6.182557 x (42/302) / .03^2 = 955.3, the variance of one row being .139073
+    assert settled.rows_needed.settle_below == 956
+    assert (
+        f"but {settled.rows_needed.settle_below:,} rows in all would settle that it falls short."
+        in settled.verdict.sentence
+    )
 
 
 def test_rows_are_counted_in_groups_where_groups_count() -> None:
@@ -148,7 +171,10 @@ def test_rows_are_counted_in_groups_where_groups_count() -> None:
     values = found.rows_needed.as_json()
     assert values["unit"] == "groups"
     assert values["groups"]["to_collect"] == -(-found.rows_needed.to_collect // 5)
-    assert f"hold out {values['groups']['to_collect']} groups (about {found.rows_needed.to_collect} rows) in all" in found.verdict.sentence
+    assert (
+        f"hold out {values['groups']['to_collect']} groups (about {found.rows_needed.to_collect} rows) in all"
+        in found.verdict.sentence
+    )
     assert "500 held-out rows (100 groups)" in found.verdict.sentence
 
 
@@ -190,7 +216,9 @@ def test_a_failed_required_guard_comes_first() -> None:
     found = answer(GOOD, guards=[guard(0, 30, 200)])
     assert (found.verdict.outcome, found.verdict.reason) == (Outcome.NOT_WORTH_IT, "guard:refusals")
     assert found.guards[0].state is GuardState.FAILED
-    assert found.verdict.sentence.startswith("Not worth it: on 200 held-out rows the tuned model loses 15.0 points on the guard 'refusals' (between ")
+    assert found.verdict.sentence.startswith(
+        "Not worth it: on 200 held-out rows the tuned model loses 15.0 points on the guard 'refusals' (between "
+    )
     assert found.verdict.sentence.endswith(", and at most 2.0 were accepted.")
 
 
@@ -204,7 +232,10 @@ def test_an_unproven_required_guard_keeps_a_good_verdict_open() -> None:
     assert (found.verdict.outcome, found.verdict.reason) == (Outcome.NEED_HOLDOUT_ROWS, "guard_unproven:refusals")
     # (3 + 1 + 3 + 1) / 102 = .078431; se^2 x n = .078431 / 102 x 100 = .076894; 6.182557 x .076894 / .0004 = 1188.5
     assert found.guards[0].rows_needed == 1189
-    assert "cannot show that 'refusals' loses at most 2.0 points; about 1,189 rows would prove it." in found.verdict.sentence
+    assert (
+        "cannot show that 'refusals' loses at most 2.0 points; about 1,189 rows would prove it."
+        in found.verdict.sentence
+    )
 
 
 def test_an_unproven_guard_does_not_hide_a_loss() -> None:
@@ -245,6 +276,13 @@ def test_far_beyond_the_limit_fails_without_correction() -> None:
     assert found.high < -0.03
 
 
+def test_between_the_limit_and_twice_the_limit_is_not_failed_without_correction() -> None:
+    # 366 gains, 464 losses of 2,500: estimate -.0392, upper bound -.0203 < -.02, p = .00033 > .05 / 300.
+    guards = [guard(366, 464, 2500, name="a"), *(guard(1, 1, 100, name=f"g{i}") for i in range(299))]
+    found = answer(GOOD, guards=guards).guards[0]
+    assert (found.high < -0.02, found.state) == (True, GuardState.UNPROVEN)
+
+
 def test_a_guard_with_fewer_than_five_groups_is_unproven_at_the_widest_bounds() -> None:
     tuned, reference = np.ones(8), np.zeros(8)
     config = GuardConfig(name="north", on="region=north", limit=0.05)
@@ -255,8 +293,12 @@ def test_a_guard_with_fewer_than_five_groups_is_unproven_at_the_widest_bounds() 
 
 
 def test_a_guard_without_rows_is_an_error_not_no_harm() -> None:
-    with pytest.raises(DataError, match="guard 'north': no hold-out row is watched by 'region=north'; expected at least one."):
-        GuardScores.of(GuardConfig(name="north", on="region=north", limit=0.05), tuned=[], reference=[], groups=[], binary=True)
+    with pytest.raises(
+        DataError, match="guard 'north': no hold-out row is watched by 'region=north'; expected at least one."
+    ):
+        GuardScores.of(
+            GuardConfig(name="north", on="region=north", limit=0.05), tuned=[], reference=[], groups=[], binary=True
+        )
 
 
 def test_as_good_for_less_needs_both_no_loss_and_a_lower_cost() -> None:
@@ -265,7 +307,9 @@ def test_as_good_for_less_needs_both_no_loss_and_a_lower_cost() -> None:
     cheap, open_cost, dear = Interval(0.2, 0.4), Interval(0.8, 1.1), Interval(1.2, 1.5)
     worth = answer(same, question, cost_ratio=cheap)
     assert (worth.verdict.outcome, worth.verdict.reason, worth.margin) == (Outcome.WORTH_IT, "as_good_for_less", -0.02)
-    assert worth.verdict.sentence.endswith("a loss of at most 2.0 points was accepted, and it costs at most 0.40 times as much.")
+    assert worth.verdict.sentence.endswith(
+        "a loss of at most 2.0 points was accepted, and it costs at most 0.40 times as much."
+    )
     unproven = answer(same, question, cost_ratio=open_cost).verdict
     assert (unproven.outcome, unproven.reason) == (Outcome.NEED_HOLDOUT_ROWS, "cost_unproven")
     assert unproven.sentence.endswith("the cost is not yet known to be lower (0.80 to 1.10 times); time more requests.")
@@ -296,7 +340,9 @@ def test_a_smaller_error_rate_for_this_look_widens_every_bound() -> None:
 def test_deciding_again_gives_the_same_decision_and_row_order_does_not_matter() -> None:
     tuned, rival = pair(60, 10, 500)
     order = np.random.default_rng(1).permutation(500)
-    again = ScoreTable.of(tuned=tuned[order], rivals={"few_shot": rival[order]}, groups=[f"g{i}" for i in order], binary=True)
+    again = ScoreTable.of(
+        tuned=tuned[order], rivals={"few_shot": rival[order]}, groups=[f"g{i}" for i in order], binary=True
+    )
     assert answer(GOOD) == answer(GOOD) == answer(again)
 
 
@@ -330,7 +376,9 @@ def test_bad_scores_are_named(tuned, rivals, groups, message) -> None:
 
 
 def test_a_question_that_cannot_be_decided_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"decision.margin is not set; `resolved_question` turns \[decision.value\] into a margin"):
+    with pytest.raises(
+        ConfigError, match=r"decision.margin is not set; `resolved_question` turns \[decision.value\] into a margin"
+    ):
         answer(GOOD, DecisionConfig(value=ValueConfig(worth=1, requests_per_month=1)))
     with pytest.raises(ConfigError, match="alpha_this_look is 0; expected 0 < alpha < 0.5"):
         decide(QUESTION, GOOD, alpha_this_look=0)

@@ -13,7 +13,9 @@ def run(looks: list[tuple[str, str, str, int]], *, alpha: float = 0.05, max_look
     past: list[PastLook] = []
     grants = []
     for question, model, rows, num_rows in looks:
-        grant = next_look(past, question=question, model=model, rows=rows, num_rows=num_rows, alpha=alpha, max_looks=max_looks)
+        grant = next_look(
+            past, question=question, model=model, rows=rows, num_rows=num_rows, alpha=alpha, max_looks=max_looks
+        )
         grants.append(grant)
         past.append(PastLook(question=question, model=model, rows=rows, num_rows=num_rows, alpha=grant.alpha))
     return grants
@@ -27,7 +29,9 @@ def test_the_same_question_of_more_rows_spends_an_equal_share_each_time() -> Non
 
 
 def test_a_fourth_hold_out_is_refused() -> None:
-    with pytest.raises(GateClosed, match="asked of 3 hold-outs, as many as decision.max_looks allows. A changed question"):
+    with pytest.raises(
+        GateClosed, match="asked of 3 hold-outs, as many as decision.max_looks allows. A changed question"
+    ):
         run([("q", "m", f"h{k}", 100 * k) for k in range(1, 5)])
 
 
@@ -56,10 +60,15 @@ def test_a_changed_question_starts_anew_and_is_counted() -> None:
 
 
 def test_the_same_model_on_the_same_rows_is_not_judged_twice() -> None:
-    with pytest.raises(GateClosed, match="this model was already judged on these hold-out rows for this question; read its report."):
+    with pytest.raises(
+        GateClosed, match="this model was already judged on these hold-out rows for this question; read its report."
+    ):
         run([("q", "m", "h", 100), ("q", "m", "h", 100)])
 
 
 def test_a_hold_out_that_did_not_grow_is_an_error() -> None:
-    with pytest.raises(DataError, match="hold-out of 100 rows after one of 100; the same question may be asked again of more rows only."):
+    with pytest.raises(
+        DataError,
+        match="hold-out of 100 rows after one of 100; the same question may be asked again of more rows only.",
+    ):
         run([("q", "m", "h1", 100), ("q", "m", "h2", 100)])

@@ -31,8 +31,13 @@ def test_a_question_with_a_margin_is_left_as_it_is() -> None:
 
 
 def test_a_gain_that_cannot_be_is_refused_before_anything_is_spent() -> None:
-    with pytest.raises(ConfigError, match="the gain that pays for tuning is 2.00, and a score cannot rise by more than 1."):
-        resolved_question(DecisionConfig(value=ValueConfig(worth=0.5, requests_per_month=10)), TuningCosts(one_off=120, upkeep_per_month=0, request_before=0, request_after=0))
+    with pytest.raises(
+        ConfigError, match="the gain that pays for tuning is 2.00, and a score cannot rise by more than 1."
+    ):
+        resolved_question(
+            DecisionConfig(value=ValueConfig(worth=0.5, requests_per_month=10)),
+            TuningCosts(one_off=120, upkeep_per_month=0, request_before=0, request_after=0),
+        )
     with pytest.raises(ConfigError, match="decision.value.worth is 0.0; expected more than 0."):
         value_margin(ValueConfig(worth=0.0, requests_per_month=10), COSTS)
 
@@ -61,6 +66,8 @@ def test_every_arm_without_a_final_trial_is_wanted_once() -> None:
 
     done = [result(wanted[0])]
     assert [t.arm for t in wanted_trials(config, done)] == ["shots", "tuned"]
-    searched = Trial(arm="shots", base=config.base.name, fraction=1.0, chain_seed=0, train_seed=0, purpose=Purpose.SEARCH)
+    searched = Trial(
+        arm="shots", base=config.base.name, fraction=1.0, chain_seed=0, train_seed=0, purpose=Purpose.SEARCH
+    )
     assert [t.arm for t in wanted_trials(config, [*done, result(searched)])] == ["shots", "tuned"]
     assert wanted_trials(config, [result(t) for t in wanted]) == []

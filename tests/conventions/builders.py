@@ -16,9 +16,8 @@ def row(
     system: str = "",
     label: str | None = None,
     attributes: dict[str, str] | None = None,
-    groups: dict[str, str] | None = None,
-    tools: tuple[dict[str, Any], ...] = (),
     calls: tuple[ToolCall, ...] = (),
+    **more: Any,
 ) -> Row:
     front = (Message(role=Role.SYSTEM, content=system),) if system else ()
     target = Target(kind=TargetKind.LABEL, label=label) if label is not None else None
@@ -29,9 +28,9 @@ def row(
             Message(role=Role.USER, content=prompt),
             Message(role=Role.ASSISTANT, content=gold, tool_calls=calls),
         ),
-        meta=Meta(source="t.jsonl", source_row=number, attributes=attributes or {}, groups=groups or {}),
+        meta=Meta(source="t.jsonl", source_row=number, attributes=attributes or {}, groups=more.pop("groups", {})),
         target=target,
-        tools=tools,
+        **more,
     )
 
 

@@ -40,7 +40,14 @@ def tables(num_rows: int, discordance: float, gain: float):
     b, c = np.arange(num_rows + 1)[:, None], np.arange(num_rows + 1)[None, :]
     rest = np.maximum(num_rows - b - c, 0)
     p, q = (discordance + gain) / 2, (discordance - gain) / 2
-    log = gammaln(num_rows + 1) - gammaln(b + 1) - gammaln(c + 1) - gammaln(rest + 1) + b * np.log(p) + rest * np.log1p(-discordance)
+    log = (
+        gammaln(num_rows + 1)
+        - gammaln(b + 1)
+        - gammaln(c + 1)
+        - gammaln(rest + 1)
+        + b * np.log(p)
+        + rest * np.log1p(-discordance)
+    )
     log = log + (c * np.log(q) if q > 1e-12 else np.where(c > 0, -np.inf, 0))
     return b, c, np.where(b + c <= num_rows, np.exp(log), 0.0)
 
@@ -50,13 +57,21 @@ def rates(num_rows: int, discordance: float, margin: float, bounds) -> list[floa
     b, c, p = tables(num_rows, discordance, margin)
     low, high = bounds(b, c, num_rows, 0.05)
     low95, high95 = bounds(b, c, num_rows, 0.025)
-    return [float(p[low >= margin].sum()), float(p[high < margin].sum()), float(p[(low95 <= margin) & (margin <= high95)].sum())]
+    return [
+        float(p[low >= margin].sum()),
+        float(p[high < margin].sum()),
+        float(p[(low95 <= margin) & (margin <= high95)].sum()),
+    ]
 
 
 def wald_bounds(b, c, num_rows, alpha):
     gain = (b - c) / num_rows
     half = -binom_z(alpha) * np.sqrt(np.maximum((b + c) / num_rows - gain**2, 0) / num_rows)
     return gain - half, gain + half
+
+
+def adjusted_bounds(b, c, num_rows, alpha):
+    return bonett_price_bounds(b, c, num_rows, alpha=alpha)
 
 
 def binom_z(alpha: float) -> float:
@@ -128,7 +143,10 @@ def test_mcnemar_size_and_power_by_enumeration() -> None:
     b, c, null = tables(313, 0.10, 0.0)
     _, _, true = tables(313, 0.10, 0.05)
     asymptotic = chdtrc(1, (b - c) ** 2 / np.maximum(b + c, 1))
-    found = [[float(p[test <= 0.05].sum()) for p in (null, true)] for test in (mcnemar_exact(b, c), mcnemar_mid_p(b, c), asymptotic)]
+    found = [
+        [float(p[test <= 0.05].sum()) for p in (null, true)]
+        for test in (mcnemar_exact(b, c), mcnemar_mid_p(b, c), asymptotic)
+    ]
     assert found == pytest.approx(np.array([[0.031, 0.765], [0.046, 0.811], [0.051, 0.827]]), abs=6e-4)
 
 
@@ -136,7 +154,9 @@ def test_bonett_price_adds_one_row_to_each_side() -> None:
     # (13 + 1) / 202 = .069307, (6 + 1) / 202 = .034653; se^2 = (.103960 - .034653^2) / 202 = .00050871
     gain = bonett_price(gains=13, losses=6, num_rows=200)
     assert gain.estimate == pytest.approx(0.035)
-    assert (gain.low(0.05), gain.high(0.025)) == pytest.approx((0.034653 - Z95 * 0.0225546, 0.034653 + 1.959964 * 0.0225546), abs=2e-6)
+    assert (gain.low(0.05), gain.high(0.025)) == pytest.approx(
+        (0.034653 - Z95 * 0.0225546, 0.034653 + 1.959964 * 0.0225546), abs=2e-6
+    )
     low, high = bonett_price_bounds(13, 6, 200, alpha=0.05)
     assert (float(low), float(high)) == pytest.approx((gain.low(0.05), gain.high(0.05)))
     assert bonett_price(gains=6, losses=13, num_rows=200).high(0.05) == pytest.approx(-gain.low(0.05))
@@ -152,11 +172,12 @@ def test_bonett_price_refuses_counts_that_do_not_fit() -> None:
     [(100, 0.05, (0.021, 0.100, 0.902), (0.087, 0.039, 0.939), (0.010, 0.039, 0.974)),
      (200, 0.10, (0.045, 0.056, 0.948), (0.052, 0.049, 0.950), (0.038, 0.049, 0.959))],
 )  # fmt: skip
-def test_error_rates_of_paired_intervals_at_true_gain_equal_to_margin(num_rows, discordance, by_wald, by_tango, by_bonett_price) -> None:
+def test_error_rates_of_paired_intervals_at_true_gain_equal_to_margin(
+    num_rows, discordance, by_wald, by_tango, by_bonett_price
+) -> None:
     assert rates(num_rows, discordance, 0.03, wald_bounds) == pytest.approx(by_wald, abs=6e-4)
     assert tango_rates(num_rows, discordance, 0.03) == pytest.approx(by_tango, abs=6e-4)
-    bounds = lambda b, c, n, alpha: bonett_price_bounds(b, c, n, alpha=alpha)  # noqa: E731
-    assert rates(num_rows, discordance, 0.03, bounds) == pytest.approx(by_bonett_price, abs=6e-4)
+    assert rates(num_rows, discordance, 0.03, adjusted_bounds) == pytest.approx(by_bonett_price, abs=6e-4)
 
 
 def test_bonett_price_never_says_worth_it_falsely_more_often_than_one_time_in_twenty() -> None:
@@ -190,7 +211,10 @@ def test_the_margin_rule_has_little_power_at_connors_rows_and_enough_at_its_own(
     for gain, discordance in ((0.05, 0.10), (0.05, 0.20), (0.05, 0.30), (0.10, 0.20), (0.10, 0.30)):
         own = rows_for_margin(plan_gain=gain, margin=0.03, discordance=discordance, alpha=0.05)
         assert own is not None
-        for found, num_rows in ((at_connor, rows_for_no_gain(gain=gain, discordance=discordance)), (at_own, min(own, 1500))):
+        for found, num_rows in (
+            (at_connor, rows_for_no_gain(gain=gain, discordance=discordance)),
+            (at_own, min(own, 1500)),
+        ):
             b, c, p = tables(num_rows, discordance, gain)
             low, _ = bonett_price_bounds(b, c, num_rows, alpha=0.05)
             if num_rows < 1500:
@@ -220,7 +244,9 @@ def test_rows_for_margin_by_hand_and_when_no_number_decides() -> None:
 
 def test_min_detectable_gain_is_margin_plus_two_and_a_half_standard_errors() -> None:
     gain = bonett_price(gains=13, losses=6, num_rows=200)
-    assert min_detectable_gain(gain, margin=0.03, alpha=0.05) == pytest.approx(0.03 + (1.644854 + 0.841621) * 0.0225546, abs=1e-6)
+    assert min_detectable_gain(gain, margin=0.03, alpha=0.05) == pytest.approx(
+        0.03 + (1.644854 + 0.841621) * 0.0225546, abs=1e-6
+    )
 
 
 def test_grouped_mean_by_hand_sees_groups_not_copies() -> None:
@@ -246,7 +272,19 @@ def test_degrees_of_freedom_equal_those_of_the_eigenvalues() -> None:
     a = np.diag((1 - size_C / total) ** -0.5 / total)
     eigen = np.linalg.eigvalsh(a @ (np.diag(size_C) - np.outer(size_C, size_C) / total) @ a)
     assert bell_mccaffrey_df(size_C) == pytest.approx(eigen.sum() ** 2 / (eigen**2).sum())
+    centring = np.eye(5) - np.outer(size_C, np.ones(5)) / total
+    eigen = np.linalg.eigvalsh(a @ centring @ np.diag(size_C * (1 + (size_C - 1) * 0.3)) @ centring.T @ a)
+    assert bell_mccaffrey_df(size_C, 0.3) == pytest.approx(eigen.sum() ** 2 / (eigen**2).sum())
     assert bell_mccaffrey_df([4, 4, 4, 4, 4, 4]) == pytest.approx(5)
+    assert bell_mccaffrey_df([4, 4, 4, 4, 4, 4], 0.3) == pytest.approx(5)
+
+
+def test_correlated_rows_in_unequal_groups_leave_fewer_degrees_of_freedom() -> None:
+    size_C = np.array([40, 20, 10, 5, 5, 5, 2, 2, 1])
+    group_N = np.repeat(np.arange(9), size_C)
+    alike = np.repeat([0.9, 0.1, 0.5, 0.7, 0.2, 0.4, 0.6, 0.3, 0.8], size_C) + np.tile([0.01, -0.01], 45)
+    assert grouped_mean(alike, group_N).df < bell_mccaffrey_df(size_C) - 0.5
+    assert grouped_mean(np.tile([0.0, 1.0], 45), group_N).df == pytest.approx(bell_mccaffrey_df(size_C))
 
 
 def test_grouped_mean_refuses_what_it_cannot_estimate() -> None:

@@ -1,5 +1,6 @@
 """Graders and rows for the tests of evaluation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ from metier.evaluate import Grader, make_grader
 from tests.conventions.builders import row
 
 
-def grader(conventions: list[dict[str, Any]] = [], project_dir: Path = Path(), **metric: Any) -> Grader:  # noqa: B006
+def grader(conventions: Sequence[dict[str, Any]] = (), project_dir: Path = Path(), **metric: Any) -> Grader:
     values = {
         "project": {"name": "t"},
         "data": {"files": ["t.jsonl"]},
         "decision": {"margin": 0.05},
         "metric": metric,
-        "convention": conventions,
+        "convention": list(conventions),
     }
     return make_grader(ProjectConfig.from_mapping(values, where="metier.toml"), project_dir)
 

@@ -84,7 +84,10 @@ def test_graded_metrics_quarantine_below_the_pass_mark():
     mean = grader([TICKET, GREETING, {**GREETING, "name": "hi"}], name="mean", pass_mark=0.7)
     rows = [*tickets(39), row("Please look at T-99.", "T-99 is solved.", number=99)]
     assert list(run_controls(rows, mean, seed=0).quarantined) == [rows[-1].row_id]  # 3 of 5
-    assert run_controls(tickets(40)[:39], mean, seed=0).quarantined == {}
+    ending = {"name": "ending", "check": "ends_with", "args": {"any": ["solved."]}}
+    kept = run_controls(rows, grader([TICKET, GREETING, ending], name="mean", pass_mark=0.7), seed=0)  # 4 of 5
+    assert (kept.quarantined, kept.num_rows) == ({}, 40)
+    assert kept.gold == pytest.approx((39 + 0.8) / 40)
 
 
 def test_a_row_specific_convention_with_nothing_to_check_names_the_rows():

@@ -22,6 +22,12 @@ def test_all_pass_needs_every_convention():
     assert bad.reasons == {"greeting": "The reply begins 'T-0 is solved.', not with 'Dear'."}
 
 
+def test_all_pass_does_not_take_half_a_convention():
+    on = row("Please look at T-1 and T-2.", "Dear T-1, T-2.")
+    half = grader([TICKET, GREETING]).score(on, "Dear T-1")
+    assert (half.checks["ticket"], half.score) == (0.5, 0.0)
+
+
 def test_mean_weighs_the_conventions():
     mean = grader([TICKET, GREETING], name="mean")
     on = tickets(1)[0]

@@ -20,8 +20,8 @@ def test_default_base_is_bf16_tied_and_carries_no_quantisation() -> None:
     assert config["rope_parameters"]["rope_theta"] == 100_000.0
     assert base.num_params == 134_515_008
     with safe_open(base.dir / "model.safetensors", "pt") as tensors:
-        assert "lm_head.weight" not in tensors.keys()  # noqa: SIM118  safe_open is no mapping
-        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}  # noqa: SIM118
+        assert "lm_head.weight" not in tensors.keys()  # noqa: SIM118  # safe_open is no mapping
+        assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}  # noqa: SIM118  # safe_open is no mapping
 
 
 def test_default_base_keeps_its_template_and_default_system_prompt() -> None:

@@ -12,7 +12,9 @@ from metier.core.hashing import file_sha256
 from metier.models import make_tiny_model, resolve
 
 TEXTS = ["Where is order 4411?", "It left on Monday."]
-ELSEWHERE = "import sys, pathlib; from metier.models import make_tiny_model as m; m(pathlib.Path(sys.argv[1]), texts={!r})"
+ELSEWHERE = (
+    "import sys, pathlib; from metier.models import make_tiny_model as m; m(pathlib.Path(sys.argv[1]), texts={!r})"
+)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -59,7 +61,11 @@ def test_short_name_resolves_with_counted_weights() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [({"width": 30}, "even head width"), ({"num_kv_heads": 3}, "even head width"), ({"vocab_size": 258}, "at least 259")],
+    [
+        ({"width": 30}, "even head width"),
+        ({"num_kv_heads": 3}, "even head width"),
+        ({"vocab_size": 258}, "at least 259"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, sizes: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -49,3 +49,9 @@ def test_rouge_l_counts_words_outside_ascii_where_rouge_score_cuts_them():
     assert rouge_l(reply, gold) == 1.0
     assert rouge_l("f\u00fcr", "f\u00f6r") == 0.0
     assert ROUGE.score("f\u00f6r", "f\u00fcr")["rougeL"].fmeasure == 1.0
+
+
+@pytest.mark.parametrize("num", range(1, 40))
+def test_a_reply_that_is_the_gold_reply_scores_exactly_one(num):
+    gold = " ".join((WORDS * 4)[:num])
+    assert (rouge_l(gold, gold), chrf(gold, gold)) == (1.0, 1.0)

@@ -40,6 +40,7 @@ def choose_on_dev(
 ) -> Chosen:
     """The candidate with the best mean dev score; equal scores go to the one listed first.
 
+    With one candidate there is nothing to choose: it is scored on the screening rows alone, for the log.
     Screening keeps the cost near (candidates x screen_rows + finalists x dev rows) replies. The screening
     rows are spread evenly over dev, so a dev set sorted by class or time is still represented.
 
@@ -52,12 +53,12 @@ def choose_on_dev(
     rest = [i for i in range(len(dev)) if i not in set(screen)]
     scores = {name: _scores(reply, [dev[i] for i in screen], grader) for name, reply in candidates.items()}
     ranked = sorted(scores, key=lambda name: -float(np.mean(scores[name])))
+    # In the order listed, so that max() gives a tie to the first listed.
+    final = [name for name in candidates if name in ranked[:finalists]]
     if rest and len(candidates) > 1:
-        for name in ranked[:finalists]:
+        for name in final:
             scores[name] += _scores(candidates[name], [dev[i] for i in rest], grader)
-        best = max(ranked[:finalists], key=lambda name: float(np.mean(scores[name])))
-    else:
-        best = ranked[0]
+    best = max(final, key=lambda name: float(np.mean(scores[name])))
     tried = tuple(
         Choice(name=name, score=float(np.mean(values)), num_rows=len(values)) for name, values in scores.items()
     )

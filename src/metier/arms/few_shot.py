@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
-from metier.arms.replier import Conversation, Replier, text_fingerprint, with_instruction
+from metier.arms.replier import (
+    Conversation,
+    Replier,
+    needs_of_examples,
+    shortest_example,
+    text_fingerprint,
+    with_instruction,
+)
 from metier.core.rows import Row
 from metier.core.seeds import generator
 from metier.core.trials import Choice, FittedArm, Reply, SkipReason
@@ -19,6 +26,7 @@ __all__ = ["FewShotArm"]
 
 NUM_SETS = 3
 DEFAULT_K = (1, 3, 5)
+SHORTEST = "shortest row, k=1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +42,26 @@ class FewShotArm:
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
         """Train rows to show, and room for one of them in the context."""
-        if not train:
-            return SkipReason.NO_TRAIN_ROWS
-        shortest = min(train, key=lambda row: len(row.prompt_text) + len(row.gold))
-        fits = all(self.replier.fits(with_instruction(row, self.instruction, [shortest]), row) for row in dev)
-        return None if fits else SkipReason.PROMPT_TOO_LONG
+        return needs_of_examples(self.replier, self.instruction, train, dev)
 
     def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
-        """Score every set and k on dev; a prompt with its examples beyond the context is no candidate."""
-        size = max(self.k_choices)
+        """Score every set and k on dev.
+
+        A set that does not fit whole before the longest dev prompt is no candidate. Where none does, the
+        shortest train row is the one example.
+        """
         fitted = {}
-        longest = max(dev, key=lambda row: len(row.prompt_text))
+        longest = sorted(dev, key=lambda row: len(row.prompt_text))[-1:]
         for number in range(NUM_SETS):
-            order = generator(seed, "few_shot", number).permutation(len(train))[:size]
-            for k in self.k_choices:
+            order = generator(seed, "few_shot", number).permutation(len(train))
+            for k in dict.fromkeys(min(k, len(train)) for k in self.k_choices):
                 shots = [train[int(i)] for i in order[:k]]
-                arm = FittedFewShot(self.name, self.replier, self.instruction, shots, f"set {number + 1}, k={k}")
-                if k <= len(train) and self.replier.fits(arm.conversation(longest), longest):
-                    fitted[arm.choice] = arm
+                if all(self.replier.fits(with_instruction(row, self.instruction, shots), row) for row in longest):
+                    name = f"set {number + 1}, k={k}"
+                    fitted[name] = FittedFewShot(self.name, self.replier, self.instruction, shots, name)
+        if not fitted:
+            shots = [shortest_example(train)]
+            fitted = {SHORTEST: FittedFewShot(self.name, self.replier, self.instruction, shots, SHORTEST)}
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
         best = fitted[chosen.name]
         return FittedFewShot(self.name, self.replier, self.instruction, best.shots, best.choice, chosen.tried)

@@ -46,7 +46,6 @@ def read_wordings(project_dir: Path, files: Sequence[str], rules: Sequence[str])
         built = {
             "closing request": built["closing request"],
             "opening request": f"Follow these guidelines in the reply you write next.\n\n{first}",
-            "twice": f"{first}\n\nOnce more, because it matters:\n\n{first}",
         }
     for name, text in built.items():
         if len(wordings) >= MIN_WORDINGS:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from metier.core.errors import DataError
 from metier.core.rows import Row
 
-__all__ = ["NearestRows"]
+__all__ = ["Near", "NearestRows"]
+
+
+class Near(NamedTuple):
+    """One row that was found."""
+
+    row: Row
+    similarity: float
+    """Cosine of its TF-IDF vector and that of the prompt, 0-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,30 +29,49 @@ class NearestRows:
     rows: Sequence[Row]
     vectorizer: Any  # Any: scikit-learn is untyped
     matrix: Any  # Any: a SciPy sparse matrix (rows, terms), rows of unit length
+    read: Callable[[str], str] = str
+    """What is read of a prompt: all of it, or its form without names and numbers."""
 
     @classmethod
-    def build(cls, rows: Sequence[Row], *, analyzer: str = "word") -> NearestRows:
-        """Index the prompts of rows by words and word pairs, or by character 3- to 5-grams inside words."""
+    def build(cls, rows: Sequence[Row], *, analyzer: str = "word", read: Callable[[str], str] = str) -> NearestRows:
+        """Index the prompts of rows by words and word pairs, or by character 3- to 5-grams inside words.
+
+        Raises:
+            DataError: no rows.
+        """
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        if not rows:
+            raise DataError("NearestRows.build: 0 rows; expected at least one train row to find.")
         ngram = (1, 2) if analyzer == "word" else (3, 5)
         # One-letter words and digits count: in short tickets they tell cases apart.
         pattern = r"(?u)\b\w+\b"
         vectorizer = TfidfVectorizer(analyzer=analyzer, ngram_range=ngram, sublinear_tf=True, token_pattern=pattern)
         if analyzer != "word":
             vectorizer.set_params(token_pattern=None)
-        texts = [row.prompt_text or " " for row in rows]
+        texts = [read(row.prompt_text) or " " for row in rows]
         try:
             matrix = vectorizer.fit_transform(texts)
         except ValueError:  # no term at all: prompts of punctuation only
             vectorizer = TfidfVectorizer(analyzer="char", token_pattern=None)
             matrix = vectorizer.fit_transform(texts)
-        return cls(rows, vectorizer, matrix)
+        return cls(rows, vectorizer, matrix, read)
+
+    def terms(self, rows: Sequence[Row]) -> Any:  # Any: a SciPy sparse matrix (rows, terms)
+        """The TF-IDF vectors of the prompts of rows."""
+        return self.vectorizer.transform([self.read(row.prompt_text) for row in rows])
 
     def nearest(self, rows: Sequence[Row], k: int) -> list[list[Row]]:
         """For every row the k nearest indexed rows, nearest first; equal distances in the order of the index."""
+        return [[near.row for near in line] for line in self.ranked(rows, k)]
+
+    def ranked(self, rows: Sequence[Row], k: int) -> list[list[Near]]:
+        """What `nearest` finds, with the cosine similarities."""
         if not rows:
             return []
-        similarity = (self.vectorizer.transform([row.prompt_text for row in rows]) @ self.matrix.T).toarray()
+        similarity = (self.terms(rows) @ self.matrix.T).toarray()
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        return [[self.rows[int(i)] for i in line] for line in order]
+        return [
+            [Near(self.rows[int(i)], float(alike[i])) for i in line]
+            for line, alike in zip(order, similarity, strict=True)
+        ]

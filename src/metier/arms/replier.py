@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metier.core.rows import Message, Role, Row
-from metier.core.trials import Reply
+from metier.core.trials import Reply, SkipReason
 
 if TYPE_CHECKING:
     from metier.engine import Handle
@@ -88,6 +88,22 @@ def with_instruction(row: Row, instruction: str | None, examples: Iterable[Row] 
         shots.append(Message(role=Role.ASSISTANT, content=example.gold))
     asked = [m for m in row.prompt if m.role is not Role.SYSTEM]
     return put_in_front((*own, *shots, *asked), instruction)
+
+
+def shortest_example(train: Sequence[Row]) -> Row:
+    """The train row with the fewest characters in prompt and gold."""
+    return min(train, key=lambda row: len(row.prompt_text) + len(row.gold))
+
+
+def needs_of_examples(
+    replier: Replier, instruction: str, train: Sequence[Row], dev: Sequence[Row]
+) -> SkipReason | None:
+    """Why worked examples cannot be shown: no train rows, or no room for the shortest before some dev prompt."""
+    if not train:
+        return SkipReason.NO_TRAIN_ROWS
+    shown = [shortest_example(train)]
+    fits = all(replier.fits(with_instruction(row, instruction, shown), row) for row in dev)
+    return None if fits else SkipReason.PROMPT_TOO_LONG
 
 
 def text_fingerprint(*parts: str) -> str:

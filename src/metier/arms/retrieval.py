@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
 from metier.arms.nearest import NearestRows
-from metier.arms.replier import Conversation, Replier, text_fingerprint, with_instruction
+from metier.arms.replier import Conversation, Replier, needs_of_examples, text_fingerprint, with_instruction
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row
 from metier.core.trials import Choice, FittedArm, Reply, SkipReason
@@ -34,19 +34,14 @@ class RetrievalArm:
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
         """Train rows to retrieve from, and room for one of them in the context."""
-        if not train:
-            return SkipReason.NO_TRAIN_ROWS
-        shortest = min(train, key=lambda row: len(row.prompt_text) + len(row.gold))
-        fits = all(self.replier.fits(with_instruction(row, self.instruction, [shortest]), row) for row in dev)
-        return None if fits else SkipReason.PROMPT_TOO_LONG
+        return needs_of_examples(self.replier, self.instruction, train, dev)
 
     def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
-        """Score every k on dev."""
+        """Score every k on dev; a k beyond the train rows shows them all."""
         index = NearestRows.build(train)
         fitted = {
             f"k={k}": FittedRetrieval(self.name, self.replier, self.instruction, index, k)
-            for k in self.k_choices
-            if k <= len(train)
+            for k in dict.fromkeys(min(k, len(train)) for k in self.k_choices)
         }
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
         best = fitted[chosen.name]

@@ -162,21 +162,26 @@ def max_between(left_texts: Sequence[str], right_texts: Sequence[str]) -> tuple[
     return best
 
 
-def near_pairs(texts: Sequence[str], threshold: float, *, exact_rows: int = EXACT_ROWS) -> Iterator[Pairs]:
-    """All pairs i < j of one list with Jaccard similarity of at least `threshold`, in chunks.
+def near_pairs(
+    texts: Sequence[str], threshold: float, *, block: Sequence[str] | None = None, exact_rows: int = EXACT_ROWS
+) -> Iterator[Pairs]:
+    """All pairs i < j of one list with Jaccard similarity of at least `threshold`, each once, in chunks.
 
-    Up to `exact_rows` texts the list is complete. Above, a pair at the threshold is missed with a chance of at most
-    .001; what is listed is still exact.
+    With `block`, only texts of equal block are compared. Up to `exact_rows` texts the list is complete. Above, a pair
+    at the threshold is missed with a chance of at most .001; what is listed is still exact.
 
     Source: prefix filter, Chaudhuri, Ganti & Kaushik 2006; banding, Leskovec, Rajaraman & Ullman, chapter 3.
     """
     matrix = shingle_matrix(texts)
-    candidates = _prefix_candidates if matrix.shape[0] <= exact_rows else _minhash_candidates
-    for first, second in candidates(matrix, threshold):
+    block_N = np.zeros(len(texts), dtype=np.int64)
+    if block is not None and len(block):
+        block_N = np.unique(np.asarray(block, dtype=str), return_inverse=True)[1].astype(np.int64)
+    candidates = _prefix_candidates if len(texts) <= exact_rows else _minhash_candidates
+    for first, second in candidates(matrix, threshold, block_N):
         yield _at_least(_exact(matrix, first, second), threshold)
 
 
-def _prefix_candidates(matrix: Sparse, threshold: float) -> Iterator[tuple[Ints, Ints]]:
+def _prefix_candidates(matrix: Sparse, threshold: float, block_N: Ints) -> Iterator[tuple[Ints, Ints]]:
     """Pairs that share one of their rarest shingles: no pair at the threshold can avoid that."""
     import scipy.sparse as sp
 
@@ -190,8 +195,11 @@ def _prefix_candidates(matrix: Sparse, threshold: float) -> Iterator[tuple[Ints,
     # 1e-9: a product such as .8 * 5 must not round above the integer it means.
     prefix = size - np.ceil(threshold * size - 1e-9).astype(np.int64) + 1
     kept = order[place < prefix[owner]]
+    # A shingle counts once for each block, so texts of different blocks never meet.
+    column = np.unique(block_N[owner[kept]] * matrix.shape[1] + matrix.indices[kept], return_inverse=True)[1]
     ones = np.ones(len(kept), dtype=np.int32)
-    short = sp.csr_array((ones, (owner[kept], matrix.indices[kept])), shape=matrix.shape)
+    shape = (matrix.shape[0], int(column.max()) + 1 if len(column) else 1)
+    short = sp.csr_array((ones, (owner[kept], column)), shape=shape)
     transposed = short.T.tocsr()
     for low, high in _row_chunks(short, short):
         shared = (short[low:high] @ transposed).tocoo()
@@ -201,29 +209,47 @@ def _prefix_candidates(matrix: Sparse, threshold: float) -> Iterator[tuple[Ints,
         yield first[fits], second[fits]
 
 
-def _minhash_candidates(matrix: Sparse, threshold: float) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs whose MinHash signatures agree in one whole band."""
+def _minhash_candidates(matrix: Sparse, threshold: float, block_N: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Pairs whose MinHash signatures agree in one whole band, each in the first band where they do."""
+    texts = np.flatnonzero(_sizes(matrix))
+    signature = _signatures(matrix)[texts]
+    band_rows = _band_rows(threshold)
+    earlier: list[Ints] = []
+    for low in range(0, NUM_PERM - band_rows + 1, band_rows):
+        band = np.column_stack([block_N[texts].astype(np.uint64), signature[:, low : low + band_rows]])
+        bytes_N = np.ascontiguousarray(band).view(f"V{band.itemsize * band.shape[1]}").ravel()
+        bucket = np.unique(bytes_N, return_inverse=True)[1].astype(np.int64)
+        order = np.argsort(bucket, kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(bucket[order])) + 1):
+            step = max(1, CHUNK_PRODUCTS // 20 // len(members))
+            for start in range(0, len(members) - 1, step):
+                first, second = np.meshgrid(members[start : start + step], members[start:], indexing="ij")
+                fits = (first < second) & ~_met(earlier, first, second)
+                yield texts[first[fits]], texts[second[fits]]
+        earlier.append(bucket)
+
+
+def _met(earlier: list[Ints], first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
+    """Whether pairs already shared a bucket in an earlier band."""
+    met = np.zeros(first.shape, dtype=bool)
+    for bucket in earlier:
+        met |= bucket[first] == bucket[second]
+    return met
+
+
+def _signatures(matrix: Sparse) -> npt.NDArray[np.uint64]:
+    """MinHash signatures [N, `NUM_PERM`]."""
     from rensa import RMinHash
 
     # rensa takes token hashes as 64-bit words; an odd multiplier spreads the shingle numbers over them.
     tokens = matrix.indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    digests = RMinHash.digest_matrix_from_flat_token_hashes(tokens, matrix.indptr.astype(np.uint64), NUM_PERM, 1)
-    signature = np.asarray(digests.to_rows(), dtype=np.uint64)
-    texts = np.flatnonzero(_sizes(matrix))
-    band_rows = _band_rows(threshold)
-    codes: list[Ints] = []
-    for low in range(0, NUM_PERM - band_rows + 1, band_rows):
-        band = np.ascontiguousarray(signature[texts, low : low + band_rows])
-        bucket = np.unique(band.view(f"V{band.itemsize * band_rows}").ravel(), return_inverse=True)[1]
-        order = np.argsort(bucket, kind="stable")
-        for members in np.split(texts[order], np.flatnonzero(np.diff(bucket[order])) + 1):
-            if len(members) > 1:
-                first, second = np.triu_indices(len(members), 1)
-                codes.append(members[first] * matrix.shape[0] + members[second])
-    unique = np.unique(np.concatenate(codes)) if codes else np.zeros(0, dtype=np.int64)
-    for low in range(0, len(unique), 1_000_000):
-        part = unique[low : low + 1_000_000]
-        yield part // matrix.shape[0], part % matrix.shape[0]
+    parts = [np.zeros((0, NUM_PERM), dtype=np.uint64)]
+    for low in range(0, matrix.shape[0], 4096):  # the digests arrive as Python lists, which are large
+        starts = matrix.indptr[low : low + 4097].astype(np.uint64)
+        flat = tokens[starts[0] : starts[-1]]
+        digests = RMinHash.digest_matrix_from_flat_token_hashes(flat, starts - starts[0], NUM_PERM, 1)
+        parts.append(np.asarray(digests.to_rows(), dtype=np.uint64))
+    return np.concatenate(parts)
 
 
 def _band_rows(threshold: float) -> int:

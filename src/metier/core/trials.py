@@ -82,10 +82,25 @@ class Choice:
 class FittedArm(Protocol):
     """One alternative, ready to reply."""
 
-    kind: str
-    name: str
-    fingerprint: str
-    chosen_from: Sequence[Choice]
+    @property
+    def kind(self) -> str:
+        """prompt, few_shot, retrieval, small or tuned."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that makes its replies: model, instruction, examples, settings."""
+        ...
+
+    @property
+    def chosen_from(self) -> Sequence[Choice]:
+        """Everything tried on dev while fitting; empty where nothing was chosen."""
+        ...
 
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row, in the order of the rows; gold text of the rows is never looked at."""
@@ -99,8 +114,15 @@ class FittedArm(Protocol):
 class Arm(Protocol):
     """The recipe of one alternative."""
 
-    kind: str
-    name: str
+    @property
+    def kind(self) -> str:
+        """prompt, few_shot, retrieval, small or tuned."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Name in reports."""
+        ...
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
         """Why the arm does not apply to this data, or None."""

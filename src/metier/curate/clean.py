@@ -134,6 +134,12 @@ def clean_rows(
     kept, private_rows, found, public = _without_private(left, config.private, key)
     quarantined += private_rows
     _brake(read.rows, quarantined, config.max_drop_per_class)
+    if not kept:
+        reasons = ", ".join(f"{reason} {num}" for reason, num in Counter(q.reason for q in quarantined).most_common())
+        raise DataError(
+            f"cleaning would leave none of {len(read.rows)} rows ({reasons}); expected at least one. "
+            "Correct [clean] or [data]."
+        )
     return CurateResult(
         kept=kept,
         quarantined=quarantined,
@@ -197,16 +203,16 @@ def _without_private(
 
 def _public_values(rows: Sequence[Row], hits_of: Sequence[Sequence[tuple[bool, list[Hit]]]]) -> set[tuple[str, str]]:
     """Contacts the organisation gives in its own words to many rows of different groups: its hotline, its mailbox."""
-    givers: dict[tuple[str, str], set[tuple[tuple[str, str], ...] | str]] = {}
+    givers: dict[tuple[str, str], set[str]] = {}
     said_by_people: set[tuple[str, str]] = set()
     for row, texts in zip(rows, hits_of, strict=True):
-        who = tuple(sorted(row.meta.groups.items())) or row.meta.subjects or row.origin_id
+        who = str(sorted(row.meta.groups.items()) or row.meta.subjects or "")
         for ours, hits in texts:
             for hit in hits:
                 value = (hit.kind, canonical(hit))
                 if ours and hit.kind in ("email", "phone"):
-                    givers.setdefault(value, set()).add(str(who))
-                elif not ours:
+                    givers.setdefault(value, set()).add(who or row.origin_id)
+                elif not ours and not who:  # perhaps one person who wrote many times: nothing tells
                     said_by_people.add(value)
     needed = max(MIN_PUBLIC_ROWS, MIN_PUBLIC_SHARE * len(rows))
     return {value for value, who in givers.items() if len(who) >= needed and value not in said_by_people}

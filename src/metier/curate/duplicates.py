@@ -80,22 +80,20 @@ def _answer(row: Row) -> str:
     return "\n".join(part for part in (row.gold, rejected) if part)
 
 
-def _values(row: Row) -> frozenset[str]:
-    """The words with digits in a prompt: order numbers, dates, amounts, references."""
-    return frozenset(word for word in words(row.prompt_text) if any(char.isdigit() for char in word))
+def _values(row: Row) -> str:
+    """The different words with digits in a prompt: order numbers, dates, amounts, references."""
+    return " ".join(sorted({word for word in words(row.prompt_text) if any(char.isdigit() for char in word)}))
 
 
 def _near_links(rows: Sequence[Row], near_dup: float) -> tuple[dict[int, list[int]], set[int]]:
     """For each row the earlier rows it nearly repeats, and the rows whose label contradicts a near-identical one's."""
     answers = shingle_matrix([_answer(row) for row in rows])
-    values = [_values(row) for row in rows]
     labels = [row.target.label for row in rows]
     links: dict[int, list[int]] = defaultdict(list)
     conflicting: set[int] = set()
-    for pairs in near_pairs([row.prompt_text for row in rows], near_dup):
+    prompts, values = [row.prompt_text for row in rows], [_values(row) for row in rows]
+    for pairs in near_pairs(prompts, near_dup, block=values):
         for i, j, answer_similarity in zip(*_with_answers(pairs, answers), strict=True):
-            if values[i] != values[j]:
-                continue
             if labels[i] != labels[j]:
                 if labels[i] is not None and labels[j] is not None:
                     conflicting |= {i, j}

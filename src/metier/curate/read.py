@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from metier.core.config import nearest
 from metier.core.errors import ConfigError, DataError
 from metier.core.rows import Meta, Row, make_row
@@ -121,8 +123,8 @@ class _Reader:
             self.rows.append(self._row(record.values, record, source))
         except ShapeError as err:
             self.failed.append(Failure(record.where, str(err)))
-        except (ValueError, RecursionError) as err:  # pydantic's refusals, and values canonical JSON refuses
-            reason = str(err).splitlines()[-1] if str(err) else type(err).__name__
+        except (ValueError, RecursionError) as err:  # the row contract's refusals, and values JSON cannot hold
+            reason = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
             message = f"{reason}; expected a row of plain text and JSON values. Correct the record."
             self.failed.append(Failure(record.where, message))
 

@@ -45,7 +45,7 @@ def expand(patterns: Sequence[str], project_dir: Path) -> list[tuple[str, Path]]
     Raises:
         DataError: nothing there, or a file of an unknown kind.
     """
-    found: dict[str, Path] = {}
+    found: dict[Path, tuple[str, Path]] = {}
     for pattern in patterns:
         path = project_dir / pattern
         if path.is_dir():
@@ -53,8 +53,8 @@ def expand(patterns: Sequence[str], project_dir: Path) -> list[tuple[str, Path]]
         elif path.exists():
             matches = [path]
         else:
-            root = Path(pattern).anchor or "."
-            matches = [p for p in (project_dir / root).glob(os.path.relpath(pattern, root)) if p.is_file()]
+            anchor = Path(pattern).anchor
+            matches = [p for p in (project_dir / anchor).glob(pattern.removeprefix(anchor)) if p.is_file()]
         if not matches:
             raise DataError(
                 f"{pattern}: no file with rows there, seen from {project_dir}; expected a file, a folder or a glob. "
@@ -66,9 +66,10 @@ def expand(patterns: Sequence[str], project_dir: Path) -> list[tuple[str, Path]]
                     f"{pattern}: {match.suffix or 'no suffix'} is not a known kind of file; "
                     f"expected {', '.join(SUFFIXES)}. Export it as one of them."
                 )
-            name = Path(os.path.relpath(match, project_dir)).as_posix()
-            found[name] = match
-    return sorted(found.items())
+            # A file named absolutely keeps its name, so that [split] holdout_files finds its rows.
+            name = match if Path(pattern).is_absolute() else Path(os.path.relpath(match, project_dir))
+            found.setdefault(match.resolve(), (name.as_posix(), match))
+    return sorted(found.values())
 
 
 def records(path: Path, name: str) -> Iterator[Record]:

@@ -199,15 +199,16 @@ def read_shape(values: Values, shape: str, columns: Mapping[str, str]) -> Exampl
     if shape == "auto":
         shape = "table" if "prompt" in columns else detect(values)
     if shape == "table":
-        return _table(values, columns)
-    needed, reader = _SHAPES[shape]
-    if shape == "openai_preference" and "preferred_completion" in values:
-        needed = ("input",)
-    if missing := [field for field in needed if field not in values]:
-        raise ShapeError(
-            f"no field {missing[0]!r}; expected it in format = {shape!r}. Correct [data] format or the record."
-        )
-    example = reader(values)
+        example = _table(values, columns)
+    else:
+        needed, reader = _SHAPES[shape]
+        if shape == "openai_preference" and "preferred_completion" in values:
+            needed = ("input",)
+        if missing := [field for field in needed if field not in values]:
+            raise ShapeError(
+                f"no field {missing[0]!r}; expected it in format = {shape!r}. Correct [data] format or the record."
+            )
+        example = reader(values)
     if "label" in columns:
         label = as_text(field_of(values, columns["label"]), columns["label"])
         example = example._replace(target=example.target.model_copy(update={"label": label or None}))

@@ -18,7 +18,8 @@ class ShapeError(ValueError):
 _SHARE_GPT_ROLES = {
     "human": Role.USER, "user": Role.USER, "gpt": Role.ASSISTANT, "assistant": Role.ASSISTANT,
     "chatgpt": Role.ASSISTANT, "bing": Role.ASSISTANT, "bard": Role.ASSISTANT, "model": Role.ASSISTANT,
-    "system": Role.SYSTEM, "tool": Role.TOOL, "function": Role.TOOL, "observation": Role.TOOL, "function_call": Role.ASSISTANT,
+    "system": Role.SYSTEM, "tool": Role.TOOL, "function": Role.TOOL, "observation": Role.TOOL,
+    "function_call": Role.ASSISTANT,
 }  # fmt: skip
 _ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
 _MESSAGE_KEYS = {

@@ -7,7 +7,7 @@ from metier.engine.load import close, load, read_shape
 from metier.engine.loop import Linear, StepStats, forward_backward, logprobs, optim_step
 from metier.engine.peft_files import export_adapter
 from metier.engine.sampling import Request, Sample, SamplingParams
-from metier.engine.state import find_state, load_state, save_state
+from metier.engine.state import drop_state, find_state, load_state, save_state
 
 __all__ = [
     "AdapterSpec",
@@ -21,6 +21,7 @@ __all__ = [
     "SamplingParams",
     "StepStats",
     "close",
+    "drop_state",
     "export_adapter",
     "find_state",
     "forward_backward",

@@ -145,7 +145,8 @@ class Decoder:
                 return True
         for row in self._active:
             if row.id == id:
-                self._leave(row)
+                with torch.inference_mode():
+                    self._leave(row)
                 return True
         return False
 
@@ -205,7 +206,8 @@ class Decoder:
             num_rows = len(self._active) + len(chosen) + 1
             is_room = num_rows <= self.max_batch and num_rows * _rounded(need) <= self.max_tokens_total
             is_first = num_rows == 1
-            if not is_first and not is_room or chosen and num_tokens + len(row.tail) > self.prefill_tokens:
+            is_full = bool(chosen) and num_tokens + len(row.tail) > self.prefill_tokens
+            if is_full or not (is_first or is_room):
                 break
             chosen.append(row)
             num_tokens += len(row.tail)
@@ -318,9 +320,7 @@ def _rounded(num_positions: int) -> int:
     return -(-num_positions // CAPACITY_STEP) * CAPACITY_STEP
 
 
-def sample(
-    handle: Handle, prompts: Sequence[Sequence[int]], params: SamplingParams
-) -> Iterator[tuple[int, Sample]]:
+def sample(handle: Handle, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Iterator[tuple[int, Sample]]:
     """Replies as they finish, each with the position of its prompt.
 
     The order of finishing and every reply follow from the prompts, the parameters and the model.

@@ -83,7 +83,7 @@ class DecodeModel:
         return cls(weights, dtype, layers, Matrix(weights.head_VD), rotation)
 
     def linear(self, layer: int, name: str, x_ND: Tensor, plus: Tensor | None = None) -> Tensor:
-        """x W' with the low-rank part of this matrix, if the layer has one, plus a residual."""
+        """Product x W' with the low-rank part of this matrix, if the layer has one, plus a residual."""
         found = self.layers[layer]
         y = found.matrices[name].times(x_ND, plus)
         part = found.low_rank.get(name)
@@ -97,13 +97,11 @@ class DecodeModel:
 def _stack(parts: list[LowRank], scale: float, dtype: torch.dtype) -> tuple[Matrix, Matrix]:
     """One A for all parts of a fused matrix, and one B (out, R parts) with zeros where parts do not meet."""
     a = torch.cat([part.a.detach() for part in parts])
-    b = torch.block_diag(*[part.b.detach() * scale for part in parts])
+    b = torch.block_diag(*[part.b.detach() * scale for part in parts])  # type: ignore[no-untyped-call]  # untyped in torch
     return Matrix(a.to(dtype)), Matrix(b.to(dtype))
 
 
-def _layers(
-    model: DecodeModel, token_N: Tensor, position_N: Tensor, attend: Attend, last_N: Tensor | None
-) -> Tensor:
+def _layers(model: DecodeModel, token_N: Tensor, position_N: Tensor, attend: Attend, last_N: Tensor | None) -> Tensor:
     """Hidden states (N, D) after the final norm; with `last_N`, of these tokens only."""
     weights, shape = model.weights, model.weights.shape
     eps, width = shape.norm_eps, (shape.width,)
@@ -278,7 +276,13 @@ def _step_mask(plan: StepPlan, own_B: Tensor, num_own: int) -> Tensor:
 
 
 def _attend_step(
-    shape: LlamaShape, plan: StepPlan, layer: int, query_BHE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask_BW: Tensor
+    shape: LlamaShape,
+    plan: StepPlan,
+    layer: int,
+    query_BHE: Tensor,
+    key_BKTE: Tensor,
+    value_BKTE: Tensor,
+    mask_BW: Tensor,
 ) -> Tensor:
     """Attention of one new token a row over its trunk and its own positions: (B, H E)."""
     num_rows, num_own, start = len(query_BHE), key_BKTE.shape[2], plan.num_start

@@ -9,6 +9,7 @@ Nothing here looks at a clock or at what was decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 __all__ = ["Group", "entry_order", "shared_length", "shared_prefixes"]
@@ -49,11 +50,11 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], *, min_saved: int = MIN_SA
     if not order:
         return []
     ordered = [tuple(prompts[i]) for i in order]
-    common = [shared_length(one, two) for one, two in zip(ordered, ordered[1:], strict=False)]
+    common = [shared_length(one, two) for one, two in pairwise(ordered)]
     groups: list[Group] = []
-    stack = [(0, len(order), 0)]
+    stack = [(0, len(order))]
     while stack:
-        low, high, parent = stack.pop()
+        low, high = stack.pop()
         shortest = min(len(prompt) for prompt in ordered[low:high])
         length = min([*common[low : high - 1], shortest - 1])
         cuts = [i + 1 for i in range(low, high - 1) if common[i] == length]
@@ -62,7 +63,7 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], *, min_saved: int = MIN_SA
         for start, end in pieces:
             longer = min([*common[start : end - 1], *(len(prompt) - 1 for prompt in ordered[start:end])])
             if end - start >= MIN_SPLIT_ROWS and longer - length >= MIN_SPLIT_TOKENS and (start, end) != (low, high):
-                stack.append((start, end, length))
+                stack.append((start, end))
             else:
                 rest += order[start:end]
         if rest:

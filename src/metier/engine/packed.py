@@ -31,7 +31,7 @@ class Matrix:
         self.packed = _pack(weight)
 
     def times(self, x_NI: Tensor, plus: Tensor | None = None) -> Tensor:
-        """x W' (N, out), plus another (N, out) added before rounding where the kernel allows it."""
+        """Product x W' (N, out), plus another (N, out) added before rounding where the kernel allows it."""
         if self.packed is None:
             y = F.linear(x_NI, self.plain)
             return y if plus is None else y + plus
@@ -63,7 +63,7 @@ def _pack(weight: Tensor) -> Tensor | None:
 
 def _is_packable(weight: Tensor) -> bool:
     """Whether oneDNN multiplies this dtype on this machine."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # untyped in torch
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

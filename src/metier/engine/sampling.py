@@ -108,7 +108,9 @@ def choose_tokens(
             token_B[row] = _draw(logit_BV[row], temperature, draw)
     index_B = torch.tensor(token_B, device=logit_BV.device)
     logprob_B = logp_BV.gather(1, index_B[:, None])[:, 0]
-    if logit_BV.dtype != torch.float32:  # the normaliser averages the rounding of 49,152 logits; the token's own does not
+    if (
+        logit_BV.dtype != torch.float32
+    ):  # the normaliser averages the rounding of 49,152 logits; the token's own does not
         exact_B = (hidden_BD.float() * head_VD[index_B].float()).sum(-1)
         logprob_B += exact_B - logit_BV.gather(1, index_B[:, None])[:, 0].float()
     return Chosen(token_B, logprob_B.tolist())
@@ -136,7 +138,9 @@ def _draw(logit_V: Tensor, temperature: float, draw: np.random.Generator) -> int
     prob_V = torch.softmax(logit_V.double() / temperature, -1)
     cumulative_V = prob_V.cumsum(-1)
     point = draw.random() * float(cumulative_V[-1])
-    token = int(torch.searchsorted(cumulative_V, torch.tensor(point, device=logit_V.device, dtype=torch.float64), right=True))
+    token = int(
+        torch.searchsorted(cumulative_V, torch.tensor(point, device=logit_V.device, dtype=torch.float64), right=True)
+    )
     return min(token, len(logit_V) - 1)
 
 

@@ -23,7 +23,7 @@ from metier.core.folders import storage_error
 from metier.engine.handle import Handle
 from metier.engine.loop import Trainer, trainer_of
 
-__all__ = ["find_state", "load_state", "save_state"]
+__all__ = ["drop_state", "find_state", "load_state", "save_state"]
 
 STATE_VERSION = 1
 
@@ -80,6 +80,12 @@ def find_state(state_dir: Path) -> Path | None:
         if (folder / "state.json").exists():
             return folder
     return None
+
+
+def drop_state(state_dir: Path) -> None:
+    """Delete a checkpoint that is no longer needed, and what a cut-short save left beside it."""
+    for folder in (_beside(state_dir, "part"), _beside(state_dir, "old"), state_dir):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_state(handle: Handle, state_dir: Path) -> dict[str, Any]:  # Any: JSON values

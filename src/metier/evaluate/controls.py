@@ -74,8 +74,7 @@ def run_controls(rows: Sequence[Row], grader: Grader, *, seed: int, sealed: bool
         raise DataError(f"The controls need at least 2 rows to compare, found {len(rows)}. Give more rows.")
     _check_row_specific(rows, grader)
     gold_scores = grader.score_all(rows, [gold_reply(row) for row in rows])
-    least = 1.0 if grader.binary else grader.pass_mark
-    failed = {s.row_id: _fault(s, grader, sealed=sealed) for s in gold_scores if s.score < least}
+    failed = {s.row_id: _fault(s, grader, sealed=sealed) for s in gold_scores if s.score < grader.pass_mark}
     kept = [row for row in rows if row.row_id not in failed]
     if len(rows) - len(kept) > MAX_GOLD_FAILS * len(rows):
         head = (

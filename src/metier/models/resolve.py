@@ -39,6 +39,10 @@ __all__ = ["BaseModel", "resolve", "resolve_sentences"]
 log = logging.getLogger(__name__)
 
 
+Fill = Callable[[Path, Path], None]
+"""Builds a model: (scratch folder, folder to fill)."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
     """A base model on this machine, and which bytes it is."""
@@ -97,7 +101,7 @@ def _resolve(source: Source) -> BaseModel:
         key: dict[str, str | int] = {"source": source.text, "sha256": source.sha256, "version": CONVERSION_VERSION}
         if source.kind is SourceKind.TINY:
             key["tiny"] = TINY_VERSION
-        model_dir, identity = _cached(source, key, needs_template=needs_template, fill=lambda: _fetch_into(source))
+        model_dir, identity = _cached(source, key, needs_template=needs_template, fill=_fetch_into(source))
     return BaseModel(
         name=source.name,
         source=source.text,
@@ -122,14 +126,10 @@ def _resolve_path(source: Source) -> tuple[Path, Identity]:
         raise ModelError(f"{source.name}: {folder} holds {len(ggufs)} GGUF files ({names}); leave the one to use.")
     key: dict[str, str | int] = {"gguf": file_sha256(ggufs[0]), "version": CONVERSION_VERSION}
 
-    def fill(work_dir: Path, model_dir: Path) -> None:
+    def fill(_: Path, model_dir: Path) -> None:
         convert_gguf(ggufs[0], model_dir, name=source.name)
 
-    return _cached(source, key, needs_template=True, fill=lambda: fill)
-
-
-Fill = Callable[[Path, Path], None]
-"""Builds a model: (scratch folder, folder to fill)."""
+    return _cached(source, key, needs_template=True, fill=fill)
 
 
 def _fetch_into(source: Source) -> Fill:
@@ -149,9 +149,7 @@ def _fetch_into(source: Source) -> Fill:
     return fill
 
 
-def _cached(
-    source: Source, key: dict[str, str | int], *, needs_template: bool, fill: Callable[[], Fill]
-) -> tuple[Path, Identity]:
+def _cached(source: Source, key: dict[str, str | int], *, needs_template: bool, fill: Fill) -> tuple[Path, Identity]:
     """The finished folder of this key, built now when it is absent or was damaged."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).strip("-.").lower()[:60] or "model"
     models_dir = cache_dir() / "models"
@@ -162,7 +160,7 @@ def _cached(
     with _waiting_lock(models_dir / f".{model_dir.name}.lock", what=source.name):
         identity = _intact(model_dir)  # another process may have built it while this one waited
         if identity is None:
-            identity = _build(source, model_dir, needs_template=needs_template, fill=fill())
+            identity = _build(source, model_dir, needs_template=needs_template, fill=fill)
     return model_dir, identity
 
 

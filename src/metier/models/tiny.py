@@ -56,7 +56,7 @@ CHATML_TEMPLATE = (
 
 
 def make_tiny_model(
-    dir: Path,  # noqa: A002  the contract's name
+    dir: Path,  # noqa: A002  # the name every caller uses
     *,
     texts: Sequence[str],
     seed: int = 0,

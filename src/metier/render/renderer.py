@@ -1,10 +1,10 @@
-"""Rows to tokens and back: what a model is prompted with, which tokens are trained, what a reply says.
+r"""Rows to tokens and back: what a model is prompted with, which tokens are trained, what a reply says.
 
     >>> renderer = Renderer(base.dir)  # doctest: +SKIP
     >>> rendered = renderer.train_row(row)  # doctest: +SKIP
     >>> renderer.show(rendered)  # doctest: +SKIP
-    [("<|im_start|>user\\nWhere is 4411?<|im_end|>\\n<|im_start|>assistant\\n", False),
-     ("It left on Monday.<|im_end|>", True), ("\\n", False)]
+    [("<|im_start|>user\nWhere is 4411?<|im_end|>\n<|im_start|>assistant\n", False),
+     ("It left on Monday.<|im_end|>", True), ("\n", False)]
 
 Trained are the content and the end-of-turn token of assistant turns (those not marked `train=false`);
 nothing else ever is. Rows that are too long are dropped and counted, never cut. Every row is checked
@@ -20,7 +20,7 @@ from itertools import groupby
 from pathlib import Path
 
 from metier.core.errors import DataError, ModelError
-from metier.core.hashing import file_sha256, value_hash
+from metier.core.hashing import file_sha256, sha256_hex, value_hash
 from metier.core.rows import Message, Role, Row, TargetKind
 from metier.render.template import ChatTemplate, Conversation, Tools
 from metier.render.turns import Turns, probe_turns
@@ -95,6 +95,11 @@ class Renderer:
         return self._turns.stop_ids
 
     @property
+    def template_sha256(self) -> str:
+        """SHA-256 of the template text in use; what a model was tuned with is what it must be prompted with."""
+        return sha256_hex(str(self.template.tokenizer.chat_template).encode())
+
+    @property
     def end_of_turn(self) -> str:
         """The word the template ends a reply with, such as `<|im_end|>`."""
         return self._turns.end_word
@@ -158,9 +163,8 @@ class Renderer:
             if isinstance(rendered, _RowProblem):
                 problems[row.row_id] = rendered
             elif len(rendered.tokens) > max_row_tokens:
-                sentence = (
-                    f"row {row.row_id}: {len(rendered.tokens)} tokens, more than max_row_tokens {max_row_tokens}."
-                )
+                found = f"row {row.row_id}: {len(rendered.tokens)} tokens"
+                sentence = f"{found}, more than tune.max_row_tokens = {max_row_tokens}."
                 problems[row.row_id] = _RowProblem(sentence, "too_many_tokens")
             else:
                 kept.append(rendered)
@@ -213,9 +217,13 @@ class Renderer:
         turns = trained_turns(row.row_id, messages)
         prompt_texts = [self.template.text(Conversation(messages[:turn], row.tools, True)) for turn in turns]
         for turn, prompt_text in zip(turns, prompt_texts, strict=True):
-            if not text.startswith(prompt_text):
+            so_far = messages[: turn + 1]
+            stands = len(so_far) == len(messages) or text.startswith(
+                self.template.text(Conversation(so_far, row.tools))
+            )
+            if not stands or not text.startswith(prompt_text):
                 raise ModelError(
-                    f"row {row.row_id}: the chat template of {self.model_dir.name} writes the turns before message "
+                    f"row {row.row_id}: the chat template of {self.model_dir.name} writes the turns up to message "
                     f"{turn} otherwise once later turns follow, so what is trained would not be what is prompted. "
                     "Train on the last turn only (one row a reply), or use a base model whose template does not."
                 )

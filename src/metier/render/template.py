@@ -1,10 +1,10 @@
-"""The chat template of a model: messages to text, and text to tokens in which only the template speaks control.
+r"""The chat template of a model: messages to text, and text to tokens in which only the template speaks control.
 
 A message may contain the very words a template uses for control, such as ``<|im_end|>``. Tokenised
 naively they become the control token, and a customer's text ends its own turn. Here they stay text::
 
-    template text   <|im_start|>user\\nwhat does <|im_end|> mean<|im_end|>\\n
-    tokens          [control] user \\n what does < | im _ end | > mean [control] \\n
+    template text   <|im_start|>user\nwhat does <|im_end|> mean<|im_end|>\n
+    tokens          [control] user \n what does < | im _ end | > mean [control] \n
 
 How: such words are broken by a mark before the template runs, the rendered text is cut at the control
 tokens the template itself wrote, and the pieces between are tokenised without control tokens.

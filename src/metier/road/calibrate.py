@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from metier.road.cut import Parts
 from metier.road.rendered import Rendered
 from metier.road.session import Session
 from metier.road.workspace import peak_memory_gib
+
+if TYPE_CHECKING:
+    from metier.tune import Speed
 
 __all__ = ["Speeds", "Workload", "measure_speeds", "measure_workload"]
 
@@ -43,10 +46,8 @@ class Speeds:
 
     dtype: str
     num_layers: int
-    train_tok_s: float
-    """Real tokens a second through a training step with all layers adapted."""
-    score_tok_s: float
-    """Real tokens a second through a forward pass with loss."""
+    tune: Speed
+    """Real tokens a second through a training step with all layers adapted, and through a forward pass with loss."""
     prefill_tok_s: float
     """Prompt tokens a second, in a batch."""
     decode_tok_s: float
@@ -104,19 +105,25 @@ def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Work
 
 def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds:
     """Time loading, prefill, decoding in a batch and alone, and training steps; some ten seconds on two cores."""
+    from metier.engine import AdapterSpec, close, load
     from metier.tune import measure_speed
 
+    config = session.config.tune
     started = time.perf_counter()
     handle = session.handle
     load_s = time.perf_counter() - started
     decoding = _decoding(session, parts, rendered)
     base_gib = peak_memory_gib()
-    trained = measure_speed(session.base, rendered.train, session.config.tune, dtype=session.dtype_name)
+    spec = AdapterSpec(rank=config.rank, alpha=config.alpha)
+    trainee = load(session.base, adapter=spec, dtype="bf16" if session.dtype_name == "bf16" else "fp32")
+    try:
+        tune_speed = measure_speed(trainee, rendered.train, config)
+    finally:
+        close(trainee)
     return Speeds(
         dtype=session.dtype_name,
         num_layers=handle.shape.num_layers,
-        train_tok_s=trained.train_tok_s,
-        score_tok_s=trained.score_tok_s,
+        tune=tune_speed,
         load_s=load_s,
         measured_s=time.perf_counter() - started,
         base_gib=base_gib,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ class Parts:
     dataset_version: str
     stage_hash: str
     report: SplitReport
+    purged: Mapping[str, int]
+    """Rows set aside by the split, by reason."""
 
 
 def cut_rows(session: Session, ground: Ground) -> Parts:
@@ -75,6 +78,7 @@ def cut_rows(session: Session, ground: Ground) -> Parts:
         dataset_version=stored["dataset_version"],
         stage_hash=stage.hash,
         report=report,
+        purged=Counter(item["reason"] for item in stored["purged"]),
     )
 
 

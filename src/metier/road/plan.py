@@ -7,7 +7,7 @@ that a resumed run follows the one it began with. Its predictions are scored in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +54,7 @@ class Plan:
     """Quantity to predicted, low, high."""
     predicted_s: Mapping[str, float]
     """Seconds by part of the run."""
-    speeds: Mapping[str, float]
+    speeds: Mapping[str, Any]
     """What was measured: tokens a second by kind of work."""
 
     def as_json(self) -> dict[str, Any]:
@@ -119,8 +119,8 @@ def _plan(session: Session, parts: Parts) -> Plan:
     budget_s = 60 * config.budget.minutes
     left_s = SPARE * budget_s - sum(fixed_s.values())
     options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
-    choice = next((o for o in options if tune_seconds(o, work, speeds, config.tune.evals) <= left_s), options[-1])
-    predicted_s = {**fixed_s, "tune": tune_seconds(choice, work, speeds, config.tune.evals)}
+    choice = next((option for option in options if tune_seconds(option, work, speeds, session) <= left_s), options[-1])
+    predicted_s = {**fixed_s, "tune": tune_seconds(choice, work, speeds, session) + 2 * speeds.load_s}
     total_s = sum(predicted_s.values())
     if total_s > OVERRUN * budget_s:
         raise GateClosed(
@@ -145,7 +145,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
         gave_up=gave_up(choice, options[0], speeds.num_layers),
         predictions={
             "run_minutes": _range(total_s / 60, 0.30),
-            "tune_minutes": _range(predicted_s["tune"] / 60, 0.30),
+            "tune_minutes": _range(tune_seconds(choice, work, speeds, session) / 60, 0.30),
             "peak_memory_gib": _range(memory, 0.20),
         },
         predicted_s=predicted_s,
@@ -185,16 +185,19 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, evals: int) -> float:
+def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
     """Seconds of a tuning run with its dev evaluations."""
-    tokens = sum(work.train_tokens) * choice.num_rows / max(1, len(work.train_tokens))
-    # An adapted layer costs a forward and a backward product of the same size; one below costs the forward alone.
-    share = (1 + choice.depth / speeds.num_layers) / 2
-    return (
-        choice.passes * tokens * share / speeds.train_tok_s
-        + (evals + 1) * sum(work.dev_tokens) / speeds.score_tok_s
-        + speeds.load_s
+    from metier.tune import estimate
+
+    found = estimate(
+        num_tokens=round(sum(work.train_tokens) * choice.num_rows / max(1, len(work.train_tokens))),
+        dev_tokens=sum(work.dev_tokens),
+        shape=session.handle.shape,
+        config=replace(session.config.tune, passes=choice.passes, depth=choice.depth),
+        speed=speeds.tune,
+        longest_row=max(work.train_tokens),
     )
+    return 60 * found.minutes
 
 
 def fixed_seconds(*, arm_kinds: Sequence[str], work: Workload, speeds: Speeds) -> dict[str, float]:

@@ -11,8 +11,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
-from metier.road.tuning import Tuning
-
 from metier.core.folders import exclusive, read_json, write_bytes, write_json
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
@@ -25,6 +23,7 @@ from metier.road.plan import Plan, make_plan
 from metier.road.progress import Progress, Watcher
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_arms
+from metier.road.tuning import Tuning
 from metier.road.workspace import Workspace
 
 __all__ = ["open_session", "run_road"]
@@ -90,7 +89,7 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
         report = build_report(
             session, parts, plan, found.trials, found.looked, found.before,
             {
-                "data": ground.report(parts.dataset_version, parts.report.purged),
+                "data": ground.report(parts.dataset_version, parts.purged),
                 "split": parts.report,
                 "model": model,
                 "provenance": {**_provenance(session, found.before), "split_id": parts.split_id, "stages": stages},

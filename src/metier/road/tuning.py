@@ -23,7 +23,7 @@ from metier.road.workspace import Stage
 __all__ = ["Tuning"]
 
 TUNE_VERSION = 1
-ADAPTER_NAME = "adapter"
+RUN_NAME = "run"
 
 
 class Tuning:
@@ -46,7 +46,7 @@ class Tuning:
         from metier.tune import tune
 
         session, plan = self.session, self.plan
-        config = replace(session.config.tune, passes=plan.passes, depth=plan.depth)
+        config = replace(session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=session.wanted_dtype)
         seed = derived_seed(session.config.project.seed, "tune")
 
         def work(stage_dir: Path) -> None:
@@ -55,18 +55,20 @@ class Tuning:
                 self.rendered.dev,
                 config,
                 base=session.base,
-                out_dir=stage_dir,
+                out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                dtype=session.wanted_dtype,
-                on_progress=session.progress.advance,
+                on_progress=lambda now: session.progress.advance(now.step / now.num_steps),
             )
             facts = {
                 "template_sha256": session.base.template_sha256,
                 "base_sha256": session.base.base_sha256,
                 "row_ids": [row.row_id for row in self.rendered.train],
                 "max_reply_tokens": max_reply_tokens(self.rendered.golds),
-                "dev_curve": [dict(point) for point in result.dev_curve],
+                "dev_curve": [{"step": step, "dev_loss_nats": loss} for step, loss in result.dev_curve],
                 "best_step": result.best_step,
+                "num_steps": result.num_steps,
+                "num_tokens": result.num_tokens,
+                "seconds": result.seconds,
                 "lr": result.lr,
             }
             write_json(stage_dir / "facts.json", facts)
@@ -94,12 +96,12 @@ class Tuning:
     @property
     def adapter_dir(self) -> Path:
         """The PEFT folder of the kept checkpoint."""
-        return self.stage.dir / ADAPTER_NAME
+        return self.stage.dir / RUN_NAME / "adapter"
 
     @property
     def minutes(self) -> float:
-        """Minutes the tuning took."""
-        return self.stage.seconds / 60
+        """Minutes of steps and dev scores, over all resumptions."""
+        return float(self.facts["seconds"]) / 60
 
     @property
     def dev_curve(self) -> tuple[dict[str, float], ...]:

@@ -21,7 +21,7 @@ __all__ = ["Certificate", "assert_disjoint", "certify", "verify_certificate"]
 
 PARTS = ("train", "dev", "holdout")
 CERTIFICATE_VERSION = 1
-_DIGITS = 6
+_DIGITS = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

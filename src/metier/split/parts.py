@@ -28,7 +28,7 @@ from metier.split.purge import Purged, purge_groups, purge_near
 
 __all__ = ["SplitResult", "from_files", "split_report", "split_rows"]
 
-MIN_TRAIN_ROWS = 10
+MIN_TRAIN_ROWS = MIN_PART_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,7 @@ def split_rows(rows: Sequence[Row], config: SplitConfig, *, seed: int, near_dup:
         DataError: the rows cannot give the parts asked for, or more than `max_purge` of train would have to leave.
     """
     _check_origins(rows)
-    purged: list[Purged] = []
-    holdout, rest, unused = _cut_holdout(rows, config, seed)
-    purged += unused
+    holdout, rest, purged = _cut_holdout(rows, config, seed)
     rest, close = _purge(rest, holdout, config, near_dup, "near_holdout")
     rest, late = _purge_late(rest, holdout, config)
     dev, train = _cut(rest, config.dev_rows, config, seed, "dev", key=group_key(rows))
@@ -70,7 +68,7 @@ def split_rows(rows: Sequence[Row], config: SplitConfig, *, seed: int, near_dup:
             f"dev and {len(close + late + close_to_dev)} too close to them; expected at least {MIN_TRAIN_ROWS}. "
             "Collect more rows, or lower [split] holdout_rows or dev_rows."
         )
-    purged += close + late + close_to_dev
+    purged = sorted(purged + close + late + close_to_dev, key=lambda item: _place(item.row))
     train, dev, holdout = (sorted(part, key=_place) for part in (train, dev, holdout))
     certificate = certify(
         {"train": train, "dev": dev, "holdout": holdout}, mode=config.generalise_to, near_dup=near_dup
@@ -112,9 +110,10 @@ def _cut_holdout(rows: Sequence[Row], config: SplitConfig, seed: int) -> tuple[l
     )
     rest = [row for row in rows if not from_files(row.meta.source, config.holdout_files)]
     if len(given) < config.holdout_rows:
+        do = f"Set [split] holdout_rows = {len(given)}, or add files." if len(given) >= MIN_PART_ROWS else "Add files."
         raise DataError(
             f"hold-out: {config.holdout_rows} rows asked for, but {', '.join(config.holdout_files)} gives {len(given)} "
-            f"after cleaning. Set [split] holdout_rows = {len(given)}, or add files."
+            f"after cleaning. {do}"
         )
     order = np.random.default_rng(derived_seed(seed, "holdout_files")).permutation(len(given))
     picked = {given[i].origin_id for i in order[: config.holdout_rows]}

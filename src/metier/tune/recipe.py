@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metier.core.errors import DataError, ModelError, StoreError
+from metier.core.errors import ConfigError, DataError, ModelError
 from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.settings import TuneConfig
@@ -26,6 +26,7 @@ from metier.engine import (
     Handle,
     Linear,
     close,
+    drop_state,
     export_adapter,
     find_state,
     forward_backward,
@@ -34,6 +35,7 @@ from metier.engine import (
     logprobs,
     make_batch,
     optim_step,
+    read_shape,
     save_state,
 )
 from metier.tune.metrics import Metrics
@@ -103,10 +105,13 @@ def tune(
     A finished `out_dir` of the same rows, settings and base is returned as it is; an unfinished one is resumed.
 
     Raises:
+        ConfigError: a method that is not built yet.
         DataError: no train or dev row is left, or a row has no trained token.
         ModelError: the loss is not finite (step and rows are named), or training changed nothing.
         StoreError: the disk is full; the last checkpoint is intact.
     """
+    if config.method != "lora":
+        raise ConfigError(f"tune.method is {config.method!r}; this version tunes adapters only: method = 'lora'.")
     kept = _within_limit(train, config, part="train")
     kept_dev = _within_limit(dev, config, part="dev")
     config = replace(config, passes=config.passes or DEFAULT_PASSES)
@@ -132,8 +137,6 @@ def tune(
 
 def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: int | None) -> Handle:
     """The base with a new adapter on its top `depth` layers (0: all), or all of its weights trainable."""
-    from metier.engine import read_shape
-
     base_dir = base if isinstance(base, Path) else base.dir
     num_layers = read_shape(base_dir).num_layers
     depth = min(config.depth or num_layers, num_layers)
@@ -150,7 +153,8 @@ def _within_limit(rows: Sequence[RenderedRow], config: TuneConfig, *, part: str)
             "Add rows or raise tune.max_row_tokens."
         )
     if len(kept) < len(rows):
-        log.warning("%d of %d %s rows are longer than %d tokens and left out", len(rows) - len(kept), len(rows), part, config.max_row_tokens)
+        counts = (len(rows) - len(kept), len(rows), part, config.max_row_tokens)
+        log.warning("%d of %d %s rows are longer than %d tokens and left out", *counts)
     return kept
 
 
@@ -188,20 +192,15 @@ class _Run:
 
     def resume_or_start(self) -> None:
         """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
-        if find_state(self.state_dir) is not None:
-            try:
-                facts = load_state(self.handle, self.state_dir)
-            except (ModelError, StoreError) as err:
-                log.warning("starting again: %s", err)
-                facts = {}
-            if facts.get("hash") == self.wanted:
-                self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
-                self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
-                self.seconds, self.best = facts["seconds"], facts["best"]
-                self.metrics.keep_until(self.step)
-                log.info("resuming after step %d of %d", self.step, len(self.steps))
-                return
-            close(self.handle)  # drops the moments of the other run
+        found_dir = find_state(self.state_dir)
+        if found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted:
+            facts = load_state(self.handle, self.state_dir)
+            self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
+            self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
+            self.seconds, self.best = facts["seconds"], facts["best"]
+            self.metrics.keep_until(self.step)
+            log.info("resuming after step %d of %d", self.step, len(self.steps))
+            return
         fresh_dir(self.out_dir)
         self.dev_curve = [(0, self._dev_loss())]
 
@@ -246,18 +245,15 @@ class _Run:
         if dev_loss is not None or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
             self._checkpoint()
         if on_progress is not None:
-            left = self.seconds / step * (len(self.steps) - step)
-            speed = stats.num_tokens / step_s
-            on_progress(
-                Progress(
-                    step=step,
-                    num_steps=len(self.steps),
-                    loss_nats=stats.loss_nats,
-                    dev_loss_nats=dev_loss,
-                    tokens_per_s=speed,
-                    seconds_left=left,
-                )
+            progress = Progress(
+                step=step,
+                num_steps=len(self.steps),
+                loss_nats=stats.loss_nats,
+                dev_loss_nats=dev_loss,
+                tokens_per_s=stats.num_tokens / step_s,
+                seconds_left=self.seconds / step * (len(self.steps) - step),
             )
+            on_progress(progress)
 
     def _dev_loss(self) -> float:
         """Mean negative log-likelihood of the dev rows' trained tokens, nats, by weight."""
@@ -306,6 +302,9 @@ class _Run:
             seconds=self.seconds,
             fingerprint=self.best["fingerprint"],
         )
+        drop_state(self.state_dir)
+        values = {**asdict(result), "adapter_dir": result.adapter_dir.name}
+        finish(self.out_dir, self.wanted, result=values)
         return result
 
 

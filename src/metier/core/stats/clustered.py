@@ -35,6 +35,7 @@ Keys = Sequence[Any] | npt.NDArray[Any]  # Any: group and row names may be text 
 class _Groups(NamedTuple):
     sum_C: Floats
     size_C: Floats
+    sum_of_squares: float
 
 
 def _groups(value_N: npt.ArrayLike, group_N: Keys, where: str) -> _Groups:
@@ -46,29 +47,37 @@ def _groups(value_N: npt.ArrayLike, group_N: Keys, where: str) -> _Groups:
         raise DataError(f"{where}: {int((~np.isfinite(values)).sum())} of {len(values)} values are not finite numbers.")
     _, index_N = np.unique(np.asarray(group_N), return_inverse=True)
     sum_C: Floats = np.bincount(index_N, weights=values).astype(np.float64)
-    return _Groups(sum_C, np.bincount(index_N).astype(np.float64))
+    return _Groups(sum_C, np.bincount(index_N).astype(np.float64), float(values @ values))
 
 
-def bell_mccaffrey_df(size_C: npt.ArrayLike) -> float:
-    """Bell-McCaffrey degrees of freedom of the CR2 variance of a mean, from the group sizes alone.
+def bell_mccaffrey_df(size_C: npt.ArrayLike, correlation: float = 0.0) -> float:
+    """Bell-McCaffrey degrees of freedom of the CR2 variance of a mean, for rows that correlate within their group.
 
-    With l the eigenvalues of M = diag(a)(diag(n) - n n'/N)diag(a), a_c = (1 - n_c/N)^-1/2 / N, the answer is
-    (sum l)^2 / sum l^2 = tr(M)^2 / tr(M^2); both traces are sums over groups, so no eigenvalue is computed.
-    C equal groups give C - 1.
+    With V_c = n_c (1 + (n_c - 1) correlation) and l the eigenvalues of M = diag(a) (I - n 1'/N) diag(V) (I - 1 n'/N)
+    diag(a), a_c = (1 - n_c/N)^-1/2 / N, the answer is (sum l)^2 / sum l^2 = tr(M)^2 / tr(M^2). M is a diagonal plus a
+    matrix of rank two, so both traces are sums over groups and no eigenvalue is computed. C equal groups give C - 1.
+
+    Source: Bell & McCaffrey 2002 (correlation 0); Pustejovsky & Tipton 2018 for other working covariances.
     """
     n = np.asarray(size_C, dtype=np.float64)
     total = n.sum()
-    a2 = 1 / (1 - n / total) / total**2
-    diagonal = a2 * n * (1 - n / total)
-    cross = a2 * n**2
-    trace_of_square = (diagonal**2).sum() + (cross.sum() ** 2 - (cross**2).sum()) / total**2
-    return float(diagonal.sum() ** 2 / trace_of_square)
+    a = (1 - n / total) ** -0.5 / total
+    spread_C = n * (1 + (n - 1) * correlation)
+    u, w, k = a * spread_C, a * n, spread_C.sum() / total**2
+    diagonal = a**2 * spread_C
+    rest = k * w**2 - 2 * u * w / total
+    uw, uu, ww = u @ w, u @ u, w @ w
+    square = (diagonal**2).sum() + 2 * diagonal @ rest
+    square += 2 * (uw**2 + uu * ww) / total**2 - 4 * k * uw * ww / total + (k * ww) ** 2
+    return float((diagonal + rest).sum() ** 2 / square)
 
 
 def grouped_mean(value_N: npt.ArrayLike, group_N: Keys) -> GainEstimate:
     """The mean of values in groups, ready for one-sided t bounds at any level.
 
-    Variance is CR2; degrees of freedom are Bell-McCaffrey's. Where every group has the same mean (no variance to
+    Variance is CR2; degrees of freedom are Bell-McCaffrey's, the smaller of those for independent rows and for rows
+    that correlate within groups as these do: with very unequal groups the first alone lets .06 to .066 of 95 %
+    intervals miss (simulated), the smaller one at most .05. Where every group has the same mean (no variance to
     work with), one group at +1 and one at -1 are added, as Bonett & Price do with rows: a bound of zero width
     would claim certainty.
 
@@ -78,7 +87,8 @@ def grouped_mean(value_N: npt.ArrayLike, group_N: Keys) -> GainEstimate:
     Source: Bell & McCaffrey 2002; Imbens & Kolesar 2016. Unlike arXiv:2411.00640 it holds its level when groups
     differ in size.
     """
-    sum_C, size_C = _groups(value_N, group_N, "grouped_mean")
+    groups = _groups(value_N, group_N, "grouped_mean")
+    sum_C, size_C, _ = groups
     num_groups, num_rows = len(size_C), int(size_C.sum())
     if num_groups < MIN_GROUPS:
         raise DataError(
@@ -88,7 +98,8 @@ def grouped_mean(value_N: npt.ArrayLike, group_N: Keys) -> GainEstimate:
     mean = float(sum_C.sum() / num_rows)
     residual_C = sum_C - size_C * mean
     variance = float((residual_C**2 / (1 - size_C / num_rows)).sum() / num_rows**2)
-    centre, df, method = mean, bell_mccaffrey_df(size_C), "cr2_t"
+    centre, method = mean, "cr2_t"
+    df = min(bell_mccaffrey_df(size_C), bell_mccaffrey_df(size_C, _correlation(groups)))
     if variance <= 1e-24:
         centre = num_groups * mean / (num_groups + 2)
         second = (num_groups * mean**2 + 2) / (num_groups + 2)
@@ -127,7 +138,7 @@ def bootstrap_t(
 
     Source: Efron & Tibshirani 1993, chapter 12; groups as in Cameron, Gelbach & Miller 2008.
     """
-    sum_C, size_C = _groups(value_N, group_N, "bootstrap_t")
+    sum_C, size_C, _ = _groups(value_N, group_N, "bootstrap_t")
     total = size_C.sum()
     mean = sum_C.sum() / total
     stderr = np.sqrt((((sum_C - size_C * mean) ** 2) / (1 - size_C / total)).sum()) / total if len(size_C) > 1 else 0.0
@@ -162,16 +173,24 @@ def intra_class_correlation(value_N: npt.ArrayLike, group_N: Keys) -> float:
     Raises:
         DataError: fewer than two groups, or one row in each.
     """
-    values = np.asarray(value_N, dtype=np.float64)
-    sum_C, size_C = _groups(values, group_N, "intra_class_correlation")
-    num_groups, num_rows = len(size_C), len(values)
+    groups = _groups(value_N, group_N, "intra_class_correlation")
+    num_groups, num_rows = len(groups.size_C), int(groups.size_C.sum())
     if num_groups < 2 or num_groups == num_rows:
         raise DataError(
             f"intra_class_correlation: {num_groups} groups in {num_rows} rows; expected two groups or more, "
             "and more rows than groups."
         )
-    between = (size_C * (sum_C / size_C - values.mean()) ** 2).sum() / (num_groups - 1)
-    within = ((values**2).sum() - (sum_C**2 / size_C).sum()) / (num_rows - num_groups)
+    return _correlation(groups)
+
+
+def _correlation(groups: _Groups) -> float:
+    """Intra-class correlation; 0 where every group is one row."""
+    sum_C, size_C, sum_of_squares = groups
+    num_groups, num_rows = len(size_C), size_C.sum()
+    if num_groups == num_rows:
+        return 0.0
+    between = (size_C * (sum_C / size_C - sum_C.sum() / num_rows) ** 2).sum() / (num_groups - 1)
+    within = max(0.0, sum_of_squares - (sum_C**2 / size_C).sum()) / (num_rows - num_groups)
     usual_size = (num_rows - (size_C**2).sum() / num_rows) / (num_groups - 1)
     spread = between + (usual_size - 1) * within
     return float(np.clip((between - within) / spread, 0.0, 1.0)) if spread > 0 else 0.0

@@ -1,0 +1,253 @@
+"""Cleaning: what leaves and why, who survives, what the brake stops, what the files hold."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metier.core.errors import DataError, StoreError
+from metier.core.rows import Message, Meta, Role, Row, Target, TargetKind, make_row
+from metier.core.settings import CleanConfig, DataConfig
+from metier.curate import CurateResult, Failure, ReadResult, clean_rows, curate, data_report, load, write
+
+KEY = b"project"
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+LONG = "the lamp came with a broken foot and the box was open so I want to send it back and get my money as soon as you can please"
+ANSWER = "thank you for the report we are sorry about the lamp and will pay the money back to the card you used within the week"
+
+
+def row(prompt: str, reply: str, number: int = 0, **meta: Any) -> Row:
+    label = meta.pop("label", None)
+    kind = TargetKind.LABEL if meta.pop("is_label", False) else TargetKind.REPLY
+    return make_row(
+        KEY,
+        messages=(Message(role=Role.USER, content=prompt), Message(role=Role.ASSISTANT, content=reply)),
+        target=Target(kind=kind, label=label),
+        meta=Meta(source=meta.pop("source", "rows.jsonl"), source_row=number, **meta),
+    )
+
+
+def clean(rows: Sequence[Row], *, now: datetime = NOW, retired: Sequence[str] = (), preferred: frozenset[str] = frozenset(), **settings: Any) -> CurateResult:
+    read = ReadResult(list(rows), [], len(rows))
+    return clean_rows(read, CleanConfig(**settings), key=KEY, now=now, retired_policies=retired, preferred_sources=preferred)
+
+
+def gone(result: CurateResult) -> dict[int, str]:
+    return {item.row.meta.source_row: item.reason for item in result.quarantined}
+
+
+def test_exact_duplicates_differ_in_case_white_space_and_unicode_form_only() -> None:
+    rows = [row("Caf\u00e9 open?", "Yes", 1), row("cafe\u0301  OPEN?", "yes ", 2), row("Cafe open?", "Yes", 3)]
+    result = clean(rows)
+    assert gone(result) == {2: "exact_duplicate"}
+    assert result.quarantined[0].survivor == rows[0].origin_id
+
+
+def test_the_newest_copy_survives_and_then_the_first() -> None:
+    times = [None, NOW - timedelta(days=9), NOW - timedelta(days=2), NOW - timedelta(days=2)]
+    rows = [row("q", "a", i, collected_at=time) for i, time in enumerate(times)]
+    for order in itertools.permutations(rows):
+        assert [kept.meta.source_row for kept in clean(order).kept] == [next(r.meta.source_row for r in order if r.meta.source_row in (2, 3))]
+
+
+def test_a_row_of_the_given_test_set_survives_a_newer_copy() -> None:
+    rows = [row("q", "a", 1, collected_at=NOW), row("q", "a", 2, source="test.jsonl")]
+    assert gone(clean(rows, preferred=frozenset({"test.jsonl"}))) == {1: "exact_duplicate"}
+
+
+def test_near_copy_leaves_and_names_its_survivor() -> None:
+    rows = [row(LONG, ANSWER, 1), row(LONG + " thanks", ANSWER, 2)]
+    result = clean(rows)
+    assert gone(result) == {2: "near_duplicate"}
+    assert result.quarantined[0].survivor == rows[0].origin_id
+    assert data_report(result).duplicates == 1
+
+
+def test_templated_rows_that_differ_in_a_number_survive() -> None:
+    rows = [row(f"{LONG} order {4000 + i}", f"{ANSWER} order {4000 + i}", i) for i in range(30)]
+    assert gone(clean(rows)) == {}
+    assert gone(clean([row(f"{LONG} order 4000{' thanks' * i}", ANSWER, i) for i in range(2)])) == {1: "near_duplicate"}
+
+
+def test_different_questions_about_one_document_survive() -> None:
+    rows = [row(f"{LONG} {LONG}\n\nWhat is {name}?", f"the {name} of it", i) for i, name in enumerate(["price", "date", "name"])]
+    assert gone(clean(rows)) == {}
+
+
+def test_different_questions_with_one_standard_answer_survive() -> None:
+    rows = [row("where is my parcel", ANSWER, 1), row("how do I send a lamp back", ANSWER, 2)]
+    assert gone(clean(rows)) == {}
+
+
+def test_a_chain_of_similar_rows_is_not_one_cluster() -> None:
+    # 30 words each, shifted by one: neighbours share 27 of 29 shingles, rows three apart only 25 of 31.
+    vocabulary = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(60)]
+    chain = [row(" ".join(vocabulary[i : i + 30]), "yes", i) for i in range(30)]
+    result = clean(chain, max_drop_per_class=1.0)
+    kept = [r.meta.source_row for r in result.kept]
+    # A star around row 0 reaches rows 1 to 3 (27/29, 26/30, 25/31 >= .8); the next survivor is row 4.
+    assert kept == list(range(0, 30, 4))
+
+
+def test_conflicting_labels_are_counted_and_kept() -> None:
+    rows = [
+        row(LONG, "refund", 1, label="refund", is_label=True),
+        row(LONG + " thanks", "swap", 2, label="swap", is_label=True),
+        row(LONG, "other", 3, label="other", is_label=True),
+        row("where is it", "delivery", 4, label="delivery", is_label=True),
+    ]
+    result = clean(rows)
+    assert (result.conflicting_labels, gone(result)) == (3, {})
+
+
+def test_stale_and_refused_rows_leave() -> None:
+    rows = [
+        row("a", "x", 1, expires_at=NOW),
+        row("b", "x", 2, expires_at=NOW + timedelta(seconds=1)),
+        row("c", "x", 3, policy_version="v1"),
+        row("d", "x", 4, policy_version="v2"),
+        row("e", "x", 5, consent="denied"),
+    ]
+    result = clean(rows, retired=("v1",))
+    assert gone(result) == {1: "expired", 3: "retired_policy", 5: "consent_denied"}
+    assert data_report(result).stale == 2
+
+
+def test_replies_too_short_or_long_leave_but_labels_have_no_length() -> None:
+    rows = [row("a", "", 1), row("b", "one two", 2), row("c", "one two three", 3), row("d", "x " * 6, 4), row("e", "yes", 5, label="yes", is_label=True)]
+    assert gone(clean(rows, min_reply_words=3, max_reply_words=5)) == {1: "empty_reply", 2: "too_few_words", 4: "too_many_words"}
+
+
+PRIVATE = [row("I am ana@home.example, order 4411", "Mail sent to ana@home.example, order 4411", 1), row("My order 4412", "It left", 2)]
+
+
+def test_replaced_row_is_a_new_version_of_its_parent() -> None:
+    result = clean(PRIVATE)
+    new, old = result.kept[0], PRIVATE[0]
+    assert new.parents == (old.row_id,)
+    assert (new.origin_id, new.meta) == (old.origin_id, old.meta)
+    assert new.row_id != old.row_id
+    mail = new.gold.removeprefix("Mail sent to ").removesuffix(", order 4411")
+    assert mail.partition("@")[2].startswith("example.")
+    assert new.prompt_text == f"I am {mail}, order 4411"
+    assert result.kept[1] == PRIVATE[1]
+    assert result.private == {"email": 1}
+
+
+def test_private_rows_are_quarantined_or_kept_as_asked() -> None:
+    assert gone(clean(PRIVATE, private="quarantine")) == {1: "private_data"}
+    kept = clean(PRIVATE, private="keep")
+    assert (kept.kept, kept.private) == (PRIVATE, {"email": 1})
+
+
+def test_pairs_are_replaced_on_both_sides_and_keep_their_chosen_reply() -> None:
+    pair = make_row(
+        KEY,
+        messages=(Message(role=Role.USER, content="q"), Message(role=Role.ASSISTANT, content="to ana@home.example")),
+        target=Target(kind=TargetKind.PAIR, chosen="to ana@home.example", rejected="no ana@home.example"),
+        meta=Meta(source="rows.jsonl", source_row=1),
+    )
+    (new,) = clean([pair]).kept
+    assert new.target.chosen == new.messages[-1].content
+    assert "home.example" not in json.dumps(new.as_json())
+
+
+def test_the_organisations_own_contact_stays() -> None:
+    rows = [row(f"question {i}", "Call us on 0800 555 0100.", i, groups={"customer": str(i)}) for i in range(6)]
+    rows.append(row("I called 0800 555 0100", "Sorry", 6, groups={"customer": "6"}))
+    result = clean(rows)
+    assert result.kept == rows
+    assert (result.private, result.public) == ({}, {"phone": 1})
+    one_customer = [row(f"question {i}", "We call you on 0171 5550199.", i, groups={"customer": "7"}) for i in range(6)]
+    assert clean(one_customer).private == {"phone": 6}
+
+
+def test_the_brake_stops_cleaning_that_drops_most_of_a_class() -> None:
+    rows = [row("same", "a", i, label="a") for i in range(12)] + [row(f"other {i}", "b", 20 + i, label="b") for i in range(40)]
+    with pytest.raises(DataError) as caught:
+        clean(rows)
+    assert str(caught.value).startswith(
+        "cleaning stopped before anything was written: label 'a' would lose 11 of 12 rows (exact_duplicate 11); expected a loss of at most 50%."
+    )
+    assert len(clean(rows, max_drop_per_class=0.95).kept) == 41
+
+
+def test_the_brake_knows_sources_too() -> None:
+    rows = [row("same", "a", i, source="old.jsonl") for i in range(12)] + [row(f"other {i}", "b", i) for i in range(40)]
+    with pytest.raises(DataError, match=r"source 'old.jsonl' would lose 11 of 12 rows"):
+        clean(rows)
+
+
+def test_cleaning_everything_away_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"cleaning would leave none of 1 rows \(empty_reply 1\); expected at least one"):
+        clean([row("q", "")])
+
+
+def test_a_result_that_lost_a_row_cannot_exist() -> None:
+    with pytest.raises(DataError, match="cleaning lost rows: 1 kept \\+ 0 quarantined \\+ 0 failed = 1, but 2 were read"):
+        CurateResult(kept=[PRIVATE[0]], quarantined=[], failed=[], num_read=2)
+
+
+def test_more_rows_can_be_set_aside_later() -> None:
+    result = clean([row("a", "x", 1), row("b", "y", 2)])
+    later = result.with_quarantined({result.kept[0].origin_id: "gold_fails_grader"})
+    assert (gone(later), len(later.kept), later.num_read) == ({1: "gold_fails_grader"}, 1, 2)
+
+
+def test_same_rows_in_any_order_give_the_same_dataset() -> None:
+    rows = [row(f"{LONG} {i % 5}", ANSWER, i, collected_at=NOW - timedelta(days=i)) for i in range(9)] + PRIVATE
+    versions = {data_report(clean(order)).dataset_version for order in (rows, rows[::-1], rows[4:] + rows[:4])}
+    assert len(versions) == 1
+
+
+def project(folder: Path) -> CurateResult:
+    records = [{"q": "one", "a": "1"}, {"q": "One", "a": "1"}, {"q": "", "a": "2"}, {"q": "mail ana@home.example", "a": "done"}]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = DataConfig(files=("rows.jsonl",), columns={"prompt": "q", "reply": "a"})
+    return curate(data, CleanConfig(), folder, key=KEY, now=NOW)
+
+
+def test_written_result_loads_equal(tmp_path: Path) -> None:
+    result = project(tmp_path)
+    assert (len(result.kept), result.reasons, len(result.failed), result.num_read) == (2, {"exact_duplicate": 1}, 1, 4)
+    write(result, tmp_path / "curate")
+    assert sorted(path.name for path in (tmp_path / "curate").iterdir()) == ["counts.json", "failed.jsonl", "kept.parquet", "quarantined.parquet"]
+    assert load(tmp_path / "curate") == result
+
+
+def test_empty_lists_are_written_and_loaded_too(tmp_path: Path) -> None:
+    result = CurateResult(kept=[], quarantined=[], failed=[Failure("a:1", "x")], num_read=1)
+    write(result, tmp_path)
+    assert load(tmp_path) == result
+
+
+def test_damaged_or_missing_files_are_named(tmp_path: Path) -> None:
+    write(project(tmp_path), tmp_path / "curate")
+    kept = tmp_path / "curate" / "kept.parquet"
+    kept.write_bytes(kept.read_bytes()[:100])
+    with pytest.raises(StoreError, match="the curated rows are damaged"):
+        load(tmp_path / "curate")
+    kept.unlink()
+    with pytest.raises(StoreError, match="kept.parquet: expected a file of the curated rows, found none"):
+        load(tmp_path / "curate")
+
+
+def test_report_counts_add_up(tmp_path: Path) -> None:
+    report = data_report(project(tmp_path))
+    assert report.read == report.kept + sum(report.quarantined.values()) + report.failed == 4
+    assert report.private == {"email": 1}
+    assert report.failures == ("rows.jsonl:3: column 'q' is empty; expected the prompt. Fill it or remove the row.",)
+
+
+def test_given_test_set_wins_over_its_copies_in_train(tmp_path: Path) -> None:
+    for name in ("rows.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text('{"q": "one", "a": "1"}\n')
+    data = DataConfig(files=("*.jsonl",), columns={"prompt": "q", "reply": "a"})
+    result = curate(data, CleanConfig(), tmp_path, key=KEY, now=NOW, holdout_files=("test.jsonl",))
+    assert [kept.meta.source for kept in result.kept] == ["test.jsonl"]

@@ -1,0 +1,40 @@
+"""Learning rates, the order of rows, and when dev is scored."""
+
+from __future__ import annotations
+
+import pytest
+
+from metier.tune.schedule import default_lr, eval_steps, lr_at, run_steps
+
+
+def test_default_lr_is_ten_times_full_tunings_and_fifteen_times_in_short_runs() -> None:
+    # 5e-4 x (2000 / 2000)^0.781 = 5e-4; width 576: (3.4722)^0.781 = 2.6438, so 1.3219e-3.
+    assert default_lr(2000, method="lora", num_steps=100) == pytest.approx(5e-4)
+    assert default_lr(576, method="lora", num_steps=1000) == pytest.approx(1.3219e-3, rel=1e-3)
+    assert default_lr(576, method="lora", num_steps=99) == pytest.approx(1.5 * 1.3219e-3, rel=1e-3)
+    assert default_lr(576, method="full", num_steps=50) == pytest.approx(1.3219e-4, rel=1e-3)
+
+
+def test_lr_rises_to_the_peak_and_falls_to_a_tenth() -> None:
+    rates = [lr_at(step, num_steps=100, peak=1.0, warmup_ratio=0.1) for step in range(1, 101)]
+    assert rates[:10] == pytest.approx([step / 11 for step in range(1, 11)])
+    assert rates[10] == pytest.approx(1.0, abs=1e-3)
+    assert rates[-1] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert lr_at(1, num_steps=1, peak=1.0, warmup_ratio=0.0) == pytest.approx(0.1)
+
+
+def test_passes_see_every_row_once_each_in_another_order_and_a_part_of_a_pass_is_a_part() -> None:
+    lengths = [10] * 40
+    steps = run_steps(lengths, passes=2.5, step_tokens=100, seed=0)
+    assert len(steps) == 4 + 4 + 2
+    assert sorted(sum(steps[:4], [])) == sorted(sum(steps[4:8], [])) == list(range(40))
+    assert steps[:4] != steps[4:8]
+    assert len(sum(steps[8:], [])) == 20
+    assert run_steps(lengths, passes=2.5, step_tokens=100, seed=1) != steps
+
+
+def test_dev_is_scored_evenly_and_always_at_the_end() -> None:
+    assert eval_steps(100, 4) == {25, 50, 75, 100}
+    assert eval_steps(2, 6) == {1, 2}
+    assert eval_steps(1, 3) == {1}
