@@ -6,8 +6,8 @@
 Both decode greedily with the same stop token and reply limit. generate() gets length-sorted, left-padded
 batches of the size this decoder uses, its default cache and attention. Runs alternate (A B A B ...) after one
 warm-up each; ratios are medians over pairs. `cpu_time_ratio` compares processor seconds: with --threads 1 it is what
-an idle machine would show even while others use this one. A differing reply is a near tie when, at its first differing token,
-fp32 transformers logits of the two best tokens lie less than 1e-3 apart.
+an idle machine would show even while others use this one. A differing reply is a near tie when, at its first
+differing token, fp32 transformers logits of the two best tokens lie less than 1e-3 apart.
 """
 
 from __future__ import annotations
@@ -123,7 +123,9 @@ def agreement(model_fp32: Any, prompts: list[list[int]], one: Peer, two: Peer) -
 
 
 def latency(run: Any, prompts: list[list[int]]) -> dict[str, float]:
-    """p50 and p95 in milliseconds, one prompt at a time."""
+    """p50 and p95 in milliseconds, one prompt at a time; nothing without prompts."""
+    if not prompts:
+        return {}
     seconds = sorted(run([prompt]).seconds for prompt in prompts)
     return {
         "p50": 1e3 * statistics.median(seconds),

@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -185,18 +186,22 @@ def _name_parts(swaps: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _phrases(old_prompt: str, new_prompt: str) -> Iterator[tuple[str, str]]:
-    """Runs of up to four words that differ between two prompts of the same wording."""
+    """Runs of up to four words that differ between two prompts, two shared words or the end on either side.
+
+    Runs of stop words ("is", "was") are left alone: they stand all over the reply.
+    """
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     old, new = re.findall(r"\w+|[^\w\s]", old_prompt), re.findall(r"\w+|[^\w\s]", new_prompt)
-    steps = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
-    for step, (tag, i, j, k, m) in enumerate(steps):
-        if tag != "replace" or max(j - i, m - k) > _MAX_PHRASE_WORDS:
-            continue
-        shared_before = steps[step - 1][2] - steps[step - 1][1] if step else 0
-        shared_after = steps[step + 1][2] - steps[step + 1][1] if step + 1 < len(steps) else 0
-        at_end = step + 1 == len(steps)
-        alphabetic = all(word.isalpha() for word in (*old[i:j], *new[k:m]))
-        if shared_before >= 2 and (shared_after >= 2 or at_end) and alphabetic:
-            yield " ".join(old[i:j]), " ".join(new[k:m])
+    shared = SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks()
+    for before, after in pairwise(shared):
+        old_run = old[before.a + before.size : after.a]
+        new_run = new[before.b + before.size : after.b]
+        framed = before.size >= 2 and (after.size >= 2 or after.a == len(old))
+        short = 1 <= len(old_run) <= _MAX_PHRASE_WORDS and 1 <= len(new_run) <= _MAX_PHRASE_WORDS
+        words = all(word.isalpha() for word in (*old_run, *new_run))
+        if framed and short and words and not ENGLISH_STOP_WORDS.issuperset(word.lower() for word in old_run):
+            yield " ".join(old_run), " ".join(new_run)
 
 
 def _likeness(old: Value, new: Value) -> float:

@@ -1,6 +1,7 @@
 """The small task model: TF-IDF with logistic regression for labels, the nearest reply with its slots filled for text.
 
-Trains in seconds and answers a label in about a millisecond, a reply in about twenty. Where it is as good, no language model is needed.
+Trains in seconds; a label takes it about a millisecond, a reply about twenty. Where it is as good, no
+language model is needed.
 """
 
 from __future__ import annotations

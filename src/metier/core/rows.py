@@ -144,8 +144,8 @@ class Row(_Part):
 
     @property
     def prompt_text(self) -> str:
-        """The user and tool text of the prompt, one message a line; system text is left out."""
-        return "\n".join(m.content for m in self.prompt if m.role is not Role.SYSTEM)
+        """The user and tool text of the prompt, one message a line; system text and earlier replies are left out."""
+        return "\n".join(m.content for m in self.prompt if m.role in (Role.USER, Role.TOOL))
 
     def as_json(self) -> dict[str, Any]:
         """The row as plain JSON values, unset fields left out."""

@@ -147,7 +147,7 @@ class MetricConfig(Settings):
     """`[metric]`: the one score a row gets."""
 
     name: str = "all_pass"
-    """all_pass, mean, a convention's name, exact, label, numeric, rouge_l or chrf."""
+    """A convention's name, or all_pass, mean, exact, label, numeric, rouge_l or chrf."""
     pass_mark: float = 0.5
     """Score from which a reply counts as passed in the controls."""
 

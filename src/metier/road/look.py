@@ -125,7 +125,9 @@ def _score_all(
         session.progress.advance((position + 1) / len(ran))
     fingerprint = _fingerprint_control(ran, scored)
     groups = group_ids(rows, session.group_column, key=session.key)
-    table = ScoreTable.build(rows, scored, groups=groups, slices=session.config.data.attributes)
+    # Only attributes a guard names: others may be personal and have no place beside the scores.
+    slices = [guard.on.partition("=")[0].strip() for guard in session.config.guard if "=" in guard.on]
+    table = ScoreTable.build(rows, scored, groups=groups, slices=slices)
     write_bytes(stage_dir / SCORES_NAME, table.to_parquet())
     look = finish_look(session.ledger, opened.look.look_id, result_hash=result_hash(table))
     write_json(stage_dir / "look.json", _look_json(look, controls, fingerprint))

@@ -130,10 +130,8 @@ def _costs(session: Session, tuning: Tuning) -> dict[str, float]:
 
 def _provenance(session: Session, before: Before) -> dict[str, Any]:  # Any: JSON values
     """What the numbers were made with."""
-    from metier import __version__
-
     return {
-        "code": __version__,
+        "code": package_version("metier"),
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {session.handle.threads} threads",

@@ -6,6 +6,7 @@ alone cannot see that its end was cut off.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> 
     from metier.ledger import verify_chain, verify_objects
 
     with open_session(project_dir, config, what="metier verify") as session:
-        checks = {
+        checks: dict[str, Callable[[], list[str]]] = {
             "chain": lambda: [
                 str(p) for p in verify_chain(session.ledger, known_heads=[report.provenance["ledger_head"]])
             ],
