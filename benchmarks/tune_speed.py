@@ -50,7 +50,7 @@ class Job:
         """The rendered rows, in the order of use."""
         from metier.render import RenderedRow
 
-        with open(self.rows_path, encoding="utf-8") as file:
+        with Path(self.rows_path).open(encoding="utf-8") as file:
             return [RenderedRow(**json.loads(line)) for line in file]
 
 
@@ -71,8 +71,14 @@ class Memory:
         return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
+def quiet() -> None:
+    """Send what a side prints to stderr: stdout is for the one JSON object."""
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+
 def metier_side(job: Job, conn: Connection) -> None:
     """Steps of this loop, as many as asked for at a time."""
+    quiet()
     import torch
 
     torch.set_num_threads(job.threads)
@@ -95,6 +101,7 @@ def metier_side(job: Job, conn: Connection) -> None:
 
 def trl_side(job: Job, conn: Connection, *, checkpointing: bool) -> None:
     """Steps of SFTTrainer; it stops at each step's end until it is asked for the next."""
+    quiet()
     import torch
     from transformers import TrainerCallback
 
@@ -107,11 +114,11 @@ def trl_side(job: Job, conn: Connection, *, checkpointing: bool) -> None:
         control.should_training_stop = state["left"] == 0
 
     class TurnTaking(TrainerCallback):  # type: ignore[misc]  # TRL is not typed
-        def on_train_begin(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
             next_quota(control)
             state["start"] = time.perf_counter()
 
-        def on_step_end(self, args: Any, trainer_state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(self, _args: Any, _state: Any, control: Any, **_: Any) -> None:
             seconds = time.perf_counter() - state["start"]
             conn.send({"seconds": seconds, "loss": None, "peak_gib": memory[0].peak_gib()})
             state["left"] -= 1
@@ -157,6 +164,7 @@ def trl_trainer(job: Job, *, on_loaded: Callable[[], None], dtype: Any = None, *
 
 def accuracy_side(job: Job, conn: Connection, *, side: str, dtype: str) -> None:
     """Loss and adapter gradient of the first batch, by PEFT's names, written beside the rows."""
+    quiet()
     import torch
     from safetensors.torch import save_file
 
@@ -165,12 +173,13 @@ def accuracy_side(job: Job, conn: Connection, *, side: str, dtype: str) -> None:
         from metier.engine import Linear, forward_backward, load, make_batch
         from metier.engine.peft_files import tensor_name
 
-        handle = load(Path(job.model_dir), adapter=Path(job.adapter_dir), dtype=dtype, threads=job.threads)  # type: ignore[arg-type]
+        adapter_dir = Path(job.adapter_dir)
+        handle = load(Path(job.model_dir), adapter=adapter_dir, dtype=dtype, threads=job.threads)  # type: ignore[arg-type]  # bf16 or fp32
         loss = forward_backward(handle, make_batch(job.rows()[:ROWS_A_STEP]), Linear()).result().loss_nats
         assert handle.adapter is not None and handle.trainer is not None
         grads: dict[str, torch.Tensor] = {}
         for worker in handle.trainer.grads:
-            for offset, layer in enumerate(worker.views):  # type: ignore[attr-defined]
+            for offset, layer in enumerate(worker.views):
                 for name, pair in layer.items():
                     for letter, grad in zip("AB", pair, strict=True):
                         key = tensor_name(handle.adapter.first_layer + offset, name, letter)
@@ -258,11 +267,16 @@ def compare_speed(job: Job, *, warmup: int, pairs: int, steps: int) -> dict[str,
         "tokens_per_s_range": {name: [min(values), max(values)] for name, values in speed.items()},
         "peak_gib_above_base": peak,
         "num_timed_steps": steps * pairs,
-        "ratio_vs_trl_defaults": median["metier"] / median["trl_defaults"],
-        "ratio_vs_trl_nockpt": median["metier"] / median["trl_nockpt"],
+        "ratio_vs_trl_defaults": paired(speed, "trl_defaults"),
+        "ratio_vs_trl_nockpt": paired(speed, "trl_nockpt"),
         "memory_ratio_vs_nockpt": peak["metier"] / peak["trl_nockpt"],
         "memory_ratio_vs_defaults": peak["metier"] / peak["trl_defaults"],
     }
+
+
+def paired(speed: dict[str, list[float]], peer: str) -> float:
+    """Median ratio over steps; step k has the same rows on all sides."""
+    return statistics.median(mine / other for mine, other in zip(speed["metier"], speed[peer], strict=True))
 
 
 def read_pairs(data_path: Path, prompt: str, reply: str) -> Iterator[tuple[str, str]]:
@@ -275,7 +289,8 @@ def read_pairs(data_path: Path, prompt: str, reply: str) -> Iterator[tuple[str, 
 def quick_pairs() -> Iterator[tuple[str, str]]:
     """Made-up pairs for the quick form."""
     for i in range(200):
-        yield f"Where is order {4000 + i}? I bought {i % 9 + 1} lamps.", f"Order {4000 + i} left our house on day {i % 28}."
+        order = 4000 + i
+        yield f"Where is order {order}? I bought {i % 9 + 1} lamps.", f"Order {order} left our house on day {i % 28}."
 
 
 def prepare(args: argparse.Namespace, work_dir: Path) -> Job:
@@ -309,7 +324,14 @@ def prepare(args: argparse.Namespace, work_dir: Path) -> Job:
     export_adapter(handle, work_dir / "adapter")
     out_dir = work_dir / "out"
     out_dir.mkdir()
-    return Job(str(model_dir), str(work_dir / "adapter"), str(work_dir / "rows.jsonl"), str(out_dir), args.threads, num_steps)
+    return Job(
+        model_dir=str(model_dir),
+        adapter_dir=str(work_dir / "adapter"),
+        rows_path=str(work_dir / "rows.jsonl"),
+        out_dir=str(out_dir),
+        threads=args.threads,
+        num_steps=num_steps,
+    )
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ def some_texts(num: int) -> list[str]:
 
 def found_pairs(texts: list[str], threshold: float, **kwargs: object) -> list[tuple[int, int]]:
     return [
-        pair for p in near_pairs(texts, threshold, **kwargs) for pair in zip(p.first.tolist(), p.second.tolist(), strict=True)
+        pair
+        for p in near_pairs(texts, threshold, **kwargs)
+        for pair in zip(p.first.tolist(), p.second.tolist(), strict=True)
     ]
 
 

@@ -33,9 +33,18 @@ def row(prompt: str, reply: str, number: int = 0, **meta: Any) -> Row:
     )
 
 
-def clean(rows: Sequence[Row], *, now: datetime = NOW, retired: Sequence[str] = (), preferred: frozenset[str] = frozenset(), **settings: Any) -> CurateResult:
+def clean(
+    rows: Sequence[Row],
+    *,
+    now: datetime = NOW,
+    retired: Sequence[str] = (),
+    preferred: frozenset[str] = frozenset(),
+    **settings: Any,
+) -> CurateResult:
     read = ReadResult(list(rows), [], len(rows))
-    return clean_rows(read, CleanConfig(**settings), key=KEY, now=now, retired_policies=retired, preferred_sources=preferred)
+    return clean_rows(
+        read, CleanConfig(**settings), key=KEY, now=now, retired_policies=retired, preferred_sources=preferred
+    )
 
 
 def gone(result: CurateResult) -> dict[int, str]:
@@ -53,7 +62,9 @@ def test_the_newest_copy_survives_and_then_the_first() -> None:
     times = [None, NOW - timedelta(days=9), NOW - timedelta(days=2), NOW - timedelta(days=2)]
     rows = [row("q", "a", i, collected_at=time) for i, time in enumerate(times)]
     for order in itertools.permutations(rows):
-        assert [kept.meta.source_row for kept in clean(order).kept] == [next(r.meta.source_row for r in order if r.meta.source_row in (2, 3))]
+        assert [kept.meta.source_row for kept in clean(order).kept] == [
+            next(r.meta.source_row for r in order if r.meta.source_row in (2, 3))
+        ]
 
 
 def test_a_row_of_the_given_test_set_survives_a_newer_copy() -> None:
@@ -76,7 +87,10 @@ def test_templated_rows_that_differ_in_a_number_survive() -> None:
 
 
 def test_different_questions_about_one_document_survive() -> None:
-    rows = [row(f"{LONG} {LONG}\n\nWhat is {name}?", f"the {name} of it", i) for i, name in enumerate(["price", "date", "name"])]
+    rows = [
+        row(f"{LONG} {LONG}\n\nWhat is {name}?", f"the {name} of it", i)
+        for i, name in enumerate(["price", "date", "name"])
+    ]
     assert gone(clean(rows)) == {}
 
 
@@ -120,11 +134,24 @@ def test_stale_and_refused_rows_leave() -> None:
 
 
 def test_replies_too_short_or_long_leave_but_labels_have_no_length() -> None:
-    rows = [row("a", "", 1), row("b", "one two", 2), row("c", "one two three", 3), row("d", "x " * 6, 4), row("e", "yes", 5, label="yes", is_label=True)]
-    assert gone(clean(rows, min_reply_words=3, max_reply_words=5)) == {1: "empty_reply", 2: "too_few_words", 4: "too_many_words"}
+    rows = [
+        row("a", "", 1),
+        row("b", "one two", 2),
+        row("c", "one two three", 3),
+        row("d", "x " * 6, 4),
+        row("e", "yes", 5, label="yes", is_label=True),
+    ]
+    assert gone(clean(rows, min_reply_words=3, max_reply_words=5)) == {
+        1: "empty_reply",
+        2: "too_few_words",
+        4: "too_many_words",
+    }
 
 
-PRIVATE = [row("I am ana@home.example, order 4411", "Mail sent to ana@home.example, order 4411", 1), row("My order 4412", "It left", 2)]
+PRIVATE = [
+    row("I am ana@home.example, order 4411", "Mail sent to ana@home.example, order 4411", 1),
+    row("My order 4412", "It left", 2),
+]
 
 
 def test_replaced_row_is_a_new_version_of_its_parent() -> None:
@@ -169,7 +196,9 @@ def test_the_organisations_own_contact_stays() -> None:
 
 
 def test_the_brake_stops_cleaning_that_drops_most_of_a_class() -> None:
-    rows = [row("same", "a", i, label="a") for i in range(12)] + [row(f"other {i}", "b", 20 + i, label="b") for i in range(40)]
+    rows = [row("same", "a", i, label="a") for i in range(12)] + [
+        row(f"other {i}", "b", 20 + i, label="b") for i in range(40)
+    ]
     with pytest.raises(DataError) as caught:
         clean(rows)
     assert str(caught.value).startswith(
@@ -185,12 +214,16 @@ def test_the_brake_knows_sources_too() -> None:
 
 
 def test_cleaning_everything_away_is_an_error() -> None:
-    with pytest.raises(DataError, match=r"cleaning would leave none of 1 rows \(empty_reply 1\); expected at least one"):
+    with pytest.raises(
+        DataError, match=r"cleaning would leave none of 1 rows \(empty_reply 1\); expected at least one"
+    ):
         clean([row("q", "")])
 
 
 def test_a_result_that_lost_a_row_cannot_exist() -> None:
-    with pytest.raises(DataError, match="cleaning lost rows: 1 kept \\+ 0 quarantined \\+ 0 failed = 1, but 2 were read"):
+    with pytest.raises(
+        DataError, match="cleaning lost rows: 1 kept \\+ 0 quarantined \\+ 0 failed = 1, but 2 were read"
+    ):
         CurateResult(kept=[PRIVATE[0]], quarantined=[], failed=[], num_read=2)
 
 
@@ -207,7 +240,12 @@ def test_same_rows_in_any_order_give_the_same_dataset() -> None:
 
 
 def project(folder: Path) -> CurateResult:
-    records = [{"q": "one", "a": "1"}, {"q": "One", "a": "1"}, {"q": "", "a": "2"}, {"q": "mail ana@home.example", "a": "done"}]
+    records = [
+        {"q": "one", "a": "1"},
+        {"q": "One", "a": "1"},
+        {"q": "", "a": "2"},
+        {"q": "mail ana@home.example", "a": "done"},
+    ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     data = DataConfig(files=("rows.jsonl",), columns={"prompt": "q", "reply": "a"})
     return curate(data, CleanConfig(), folder, key=KEY, now=NOW)
@@ -217,7 +255,12 @@ def test_written_result_loads_equal(tmp_path: Path) -> None:
     result = project(tmp_path)
     assert (len(result.kept), result.reasons, len(result.failed), result.num_read) == (2, {"exact_duplicate": 1}, 1, 4)
     write(result, tmp_path / "curate")
-    assert sorted(path.name for path in (tmp_path / "curate").iterdir()) == ["counts.json", "failed.jsonl", "kept.parquet", "quarantined.parquet"]
+    assert sorted(path.name for path in (tmp_path / "curate").iterdir()) == [
+        "counts.json",
+        "failed.jsonl",
+        "kept.parquet",
+        "quarantined.parquet",
+    ]
     assert load(tmp_path / "curate") == result
 
 

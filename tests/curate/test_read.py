@@ -111,7 +111,12 @@ def test_meta_comes_from_the_named_columns(tmp_path: Path) -> None:
     assert meta.subjects == ("ana",)
     assert meta.groups == {"customer": "7", "case.id": "c"}
     assert (meta.collected_at, meta.expires_at) == (datetime(2026, 3, 1, tzinfo=UTC), datetime(2027, 3, 1, tzinfo=UTC))
-    assert (meta.attributes, meta.policy_version, meta.licence, meta.consent) == ({"region": "north"}, "p2", "CC0", "granted")
+    assert (meta.attributes, meta.policy_version, meta.licence, meta.consent) == (
+        {"region": "north"},
+        "p2",
+        "CC0",
+        "granted",
+    )
 
 
 def test_licence_and_consent_have_defaults(tmp_path: Path) -> None:
@@ -171,12 +176,17 @@ def test_a_line_of_100_mb_fails_alone_in_bounded_memory(tmp_path: Path, name: st
     tracemalloc.stop()
     assert texts(result) == [("one", "1"), ("two", "2")]
     line = 3 if name.endswith("csv") else 2
-    assert failures(result) == [f"{name}:{line}: a line of 100 MB; expected at most 17 MB. Look for a missing line break, or split the record."]
+    assert failures(result) == [
+        f"{name}:{line}: a line of 100 MB; expected at most 17 MB. Look for a missing line break, or split the record."
+    ]
     assert peak < 60e6
 
 
 BAD_ROWS: list[tuple[bytes, list[str]]] = [
-    (b"q,a\none,1,extra\ntwo,2\n", ["rows.csv:2: 3 fields; expected 2 as in the header. Quote fields that hold the delimiter."]),
+    (
+        b"q,a\none,1,extra\ntwo,2\n",
+        ["rows.csv:2: 3 fields; expected 2 as in the header. Quote fields that hold the delimiter."],
+    ),
     (b"q,a\none\ntwo,2\n", ["rows.csv:2: 1 fields; expected 2"]),
     (b"q,a\n\xff,1\ntwo,2\n", ["rows.csv:2: column 'q': byte 1 of the field (0xff) is not UTF-8"]),
     (b"q,a\n\x00,1\ntwo,2\n", ["rows.csv:2: column 'q': a NUL byte at character 1"]),
@@ -202,7 +212,9 @@ def test_second_row_with_an_id_fails_and_names_the_first(tmp_path: Path) -> None
     write(tmp_path, jsonl({"q": "one", "a": "1", "id": 5}, {"q": "two", "a": "2", "id": "5"}))
     write(tmp_path, jsonl({"q": "three", "a": "3", "id": 5}), "other.jsonl")
     result = read(tmp_path, "rows.jsonl", "other.jsonl", columns={**COLUMNS, "id": "id"})
-    assert failures(result) == ["rows.jsonl:2: id '5' already stands at rows.jsonl:1; expected one row an id. Remove one of the two."]
+    assert failures(result) == [
+        "rows.jsonl:2: id '5' already stands at rows.jsonl:1; expected one row an id. Remove one of the two."
+    ]
     assert len(result.rows) == 2  # ids are unique within a file
 
 

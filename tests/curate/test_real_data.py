@@ -36,7 +36,9 @@ def test_planted_copies_of_articles_are_found_and_nothing_else(num: int, exact_r
 
 def test_16501_templated_tickets_are_read_and_cleaned_in_seconds_and_survive() -> None:
     start = time.perf_counter()
-    data = DataConfig(files=("it_tickets/it_tickets_sample.csv",), columns={"prompt": "Document", "label": "Topic_group"})
+    data = DataConfig(
+        files=("it_tickets/it_tickets_sample.csv",), columns={"prompt": "Document", "label": "Topic_group"}
+    )
     read = read_rows(data, DATA, key=b"project")
     result = clean_rows(read, CleanConfig(), key=b"project", now=NOW)
     assert result.num_read == 16_501

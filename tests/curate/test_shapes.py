@@ -51,7 +51,11 @@ def test_preference_is_a_pair_that_ends_in_the_chosen_reply(shape: str, record: 
     for asked in ("auto", shape):
         example = read_shape(record, asked, {})
         assert [(m.role, m.content) for m in example.messages] == [(U, "Hi"), (A, "Hello")]
-        assert (example.target.kind, example.target.chosen, example.target.rejected) == (TargetKind.PAIR, "Hello", "What")
+        assert (example.target.kind, example.target.chosen, example.target.rejected) == (
+            TargetKind.PAIR,
+            "Hello",
+            "What",
+        )
 
 
 def test_weight_says_which_assistant_turn_is_trained() -> None:
@@ -61,7 +65,12 @@ def test_weight_says_which_assistant_turn_is_trained() -> None:
 
 def test_tool_calls_and_tools_are_kept() -> None:
     record = {
-        "messages": [HI, {"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "content": "here", "tool_call_id": "1"}, HELLO],
+        "messages": [
+            HI,
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "content": "here", "tool_call_id": "1"},
+            HELLO,
+        ],
         "tools": TOOLS,
     }
     example = read_shape(record, "auto", {})
@@ -72,17 +81,33 @@ def test_tool_calls_and_tools_are_kept() -> None:
 
 
 def test_share_gpt_function_call_is_a_tool_call() -> None:
-    turns = [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": '{"name": "find", "arguments": {"order": 7}}'}, {"from": "observation", "value": "here"}, {"from": "gpt", "value": "Hello"}]
+    turns = [
+        {"from": "human", "value": "Hi"},
+        {"from": "function_call", "value": '{"name": "find", "arguments": {"order": 7}}'},
+        {"from": "observation", "value": "here"},
+        {"from": "gpt", "value": "Hello"},
+    ]
     messages = read_shape({"conversations": turns}, "auto", {}).messages
     assert messages[1].tool_calls[0].arguments == {"order": 7}
     assert messages[2].role == T
 
 
 def test_table_columns_say_what_is_what() -> None:
-    record = {"q": "When?", "a": "Soon", "sys": "Be brief", "doc": "The parcel left.", "topic": "delivery", "more": {"lang": "en"}}
+    record = {
+        "q": "When?",
+        "a": "Soon",
+        "sys": "Be brief",
+        "doc": "The parcel left.",
+        "topic": "delivery",
+        "more": {"lang": "en"},
+    }
     columns = {"prompt": "q", "reply": "a", "system": "sys", "context": "doc", "label": "topic"}
     example = read_shape(record, "auto", columns)
-    assert [(m.role, m.content) for m in example.messages] == [(S, "Be brief"), (U, "The parcel left.\n\nWhen?"), (A, "Soon")]
+    assert [(m.role, m.content) for m in example.messages] == [
+        (S, "Be brief"),
+        (U, "The parcel left.\n\nWhen?"),
+        (A, "Soon"),
+    ]
     assert (example.target.kind, example.target.label) == (TargetKind.REPLY, "delivery")
     nested = read_shape(record, "table", {"prompt": "q", "label": "more.lang"})
     assert [(m.role, m.content) for m in nested.messages] == [(U, "When?"), (A, "en")]
@@ -126,7 +151,9 @@ BAD: list[tuple[dict[str, Any], dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("record", "columns", "message"), BAD)
-def test_broken_record_says_what_was_found_and_expected(record: dict[str, Any], columns: dict[str, str], message: str) -> None:
+def test_broken_record_says_what_was_found_and_expected(
+    record: dict[str, Any], columns: dict[str, str], message: str
+) -> None:
     with pytest.raises(ShapeError) as caught:
         read_shape(record, "auto", columns)
     assert message in str(caught.value)

@@ -66,7 +66,6 @@ def test_a_micro_batch_leaves_out_what_no_loss_sees_and_points_at_the_trained_pl
     assert micro.target_M.tolist() == [21, 12, 13]
     assert micro.weight_M.tolist() == [2.0, 1.0, 0.5]
     assert micro.place_M.tolist() == [6, 2, 3]
-    assert micro.row_M.tolist() == [0, 1, 1]
 
 
 def test_attention_groups_pad_at_most_a_fifth() -> None:

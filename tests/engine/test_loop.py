@@ -32,7 +32,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_step_and_row(
     handle.weights.head_VD = handle.weights.head_VD.clone()
     handle.weights.head_VD[96] = 0.0
     assert handle.trainer is not None
-    with pytest.raises(ModelError, match=r"step 2: the loss is not finite in 1 of 3 rows \(r1\)\. The weights are those of step 1"):
+    with pytest.raises(
+        ModelError, match=r"step 2: the loss is not finite in 1 of 3 rows \(r1\)\. The weights are those of step 1"
+    ):
         forward_backward(handle, make_batch(rows), Linear()).result()
     assert handle.fingerprint == before
     with pytest.raises(ModelError, match="no gradient since the last step"):
@@ -94,7 +96,7 @@ def test_bf16_products_stay_close_to_fp32(base_dir: Path) -> None:
     batch = make_batch(random_rows([60, 70, 80]))
     losses = []
     for dtype in ("fp32", "bf16"):
-        handle = load(base_dir, adapter=SPEC, dtype=dtype)  # type: ignore[arg-type]
+        handle = load(base_dir, adapter=SPEC, dtype=dtype)  # type: ignore[arg-type]  # a str from a list of dtype names
         losses.append(forward_backward(handle, batch, Linear()).result().loss_nats)
         close(handle)
     assert losses[1] == pytest.approx(losses[0], rel=5e-3)

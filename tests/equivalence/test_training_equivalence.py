@@ -40,7 +40,9 @@ def loaded(base_dir: Path, *, threads: int = 2, micro_tokens: int = 1024) -> Han
 def gradient(handle: Handle, batches: list[list[RenderedRow]]) -> tuple[float, torch.Tensor]:
     """Loss and gradient of one step given as several batches."""
     total = sum(make_batch(rows).total_weight for rows in batches)
-    loss = sum(forward_backward(handle, make_batch(rows), Linear(divide_by=total)).result().loss_nats for rows in batches)
+    loss = sum(
+        forward_backward(handle, make_batch(rows), Linear(divide_by=total)).result().loss_nats for rows in batches
+    )
     return loss, sum(grads.flat_P.clone() for grads in trainer_of(handle).grads)  # type: ignore[return-value]
 
 

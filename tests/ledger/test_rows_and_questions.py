@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,7 @@ from metier.ledger import (
     stored_rows,
     verify_chain,
 )
+from metier.ledger.schema import dataset
 
 from .conftest import QUESTION
 
@@ -52,9 +54,14 @@ def test_exact_duplicates_share_content_and_keep_their_origins(project):
 
 def test_what_is_written_once_stays(project):
     head = project.ledger.head()
-    changed = RowRecord(row_id="r0", origin_id="o0", meta_hash="other", object_ref="x")
-    with pytest.raises(StoreError, match="row r0, o0: meta_hash is recorded as '' and cannot become 'other'"):
-        record_rows(project.ledger, [changed])
+    version = record_dataset(project.ledger, ["r0", "r1"])
+    head = project.ledger.head()
+    with (
+        pytest.raises(StoreError, match=f"dataset {version}: n is recorded as 2 and cannot become 3"),
+        project.ledger.writing("changed") as transaction,
+    ):
+        transaction.put(dataset, [{"version": version, "root": version, "n": 3}])
+    assert project.ledger.head() == head
     twice = [
         RowRecord(row_id="n", origin_id="n"),
         RowRecord(row_id="n", origin_id="n", state=RowState.QUARANTINED, reason="stale"),
@@ -63,6 +70,13 @@ def test_what_is_written_once_stays(project):
         record_rows(project.ledger, twice)
     assert record_rows(project.ledger, [twice[0], twice[0]]) == 1
     assert project.ledger.head().seq == head.seq + 1
+    assert verify_chain(project.ledger) == []
+
+
+def test_metadata_of_a_row_may_change_and_the_chain_still_holds(project):
+    (before,) = find_row(project.ledger, "r0")
+    assert record_rows(project.ledger, [replace(before, meta_hash="another day")]) == 1
+    assert find_row(project.ledger, "r0")[0].meta_hash == "another day"
     assert verify_chain(project.ledger) == []
 
 

@@ -10,7 +10,7 @@ from metier.core.errors import DataError
 from metier.core.rows import Message
 from metier.core.seeds import generator
 from metier.models import resolve
-from metier.render import Renderer, check_invariants
+from metier.render import Renderer, check_invariants, show
 from tests.render.builders import TOOL, row
 
 pytestmark = pytest.mark.real_base
@@ -23,7 +23,7 @@ def smol() -> Renderer:
 
 def test_row_without_system_message_gets_the_templates_own(smol: Renderer) -> None:
     rendered = smol.train_row(row(("user", "Hi 12"), ("assistant", "Hello.")))
-    assert smol.show(rendered) == [
+    assert show(smol, rendered) == [
         (
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
             "<|im_start|>user\nHi 12<|im_end|>\n<|im_start|>assistant\n",
@@ -89,13 +89,13 @@ def test_a_thousand_rows_render_in_seconds(smol: Renderer) -> None:
     start = time.process_time()
     result = smol.render_rows(rows, max_row_tokens=2048)
     assert len(result.kept) == 1000
-    # Measured .5 s of processor time; the bound allows for a slow machine and catches a quadratic road.
+    # Measured 1.5 s of processor time; the bound allows for a slow machine and catches a quadratic road.
     assert time.process_time() - start < 10
 
 
 def test_unasked_second_reply_is_trained_as_it_stands(smol: Renderer) -> None:
     example = row(("user", "q"), ("assistant", "one"), Message(role="assistant", content="two"))
-    assert [text for text, trained in smol.show(smol.train_row(example)) if trained] == [
+    assert [text for text, trained in show(smol, smol.train_row(example)) if trained] == [
         "one<|im_end|>",
         "two<|im_end|>",
     ]

@@ -7,7 +7,7 @@ import pytest
 
 from metier.core.errors import DataError
 from metier.core.rows import Message, Role, Target, TargetKind, ToolCall
-from metier.render import Conversation, Renderer, check_invariants, with_instruction
+from metier.render import Conversation, Renderer, check_invariants, show, with_instruction
 from tests.render.builders import TOOL, row
 
 START, END = 1, 2
@@ -86,7 +86,7 @@ def test_control_words_in_user_text_stay_text(tiny: Renderer) -> None:
     assert tiny.template.decode(rendered.tokens) == (
         f"<|im_start|>user\n{attack}<|im_end|>\n<|im_start|>assistant\nno <|im_end|> here<|im_end|>\n"
     )
-    assert [text for text, trained in tiny.show(rendered) if trained] == ["no <|im_end|> here<|im_end|>"]
+    assert [text for text, trained in show(tiny, rendered) if trained] == ["no <|im_end|> here<|im_end|>"]
 
 
 def test_control_words_in_tools_and_calls_stay_text(tiny: Renderer) -> None:
@@ -113,12 +113,12 @@ def test_control_words_stay_text_in_threads_beside_plain_rows(tiny: Renderer) ->
 def test_messages_marked_train_false_are_not_trained(tiny: Renderer) -> None:
     bad = Message(role=Role.ASSISTANT, content="a wrong reply", train=False)
     rendered = tiny.train_row(row(("user", "q"), bad, ("user", "again"), ("assistant", "right")))
-    assert [text for text, trained in tiny.show(rendered) if trained] == ["right<|im_end|>"]
+    assert [text for text, trained in show(tiny, rendered) if trained] == ["right<|im_end|>"]
 
 
 def test_greeting_before_any_question_is_not_trained(tiny: Renderer) -> None:
     rendered = tiny.train_row(row(("assistant", "Welcome!"), ("user", "q"), ("assistant", "a")))
-    assert [text for text, trained in tiny.show(rendered) if trained] == ["a<|im_end|>"]
+    assert [text for text, trained in show(tiny, rendered) if trained] == ["a<|im_end|>"]
 
 
 def test_greeting_asked_to_be_trained_is_refused(tiny: Renderer) -> None:
@@ -128,7 +128,7 @@ def test_greeting_asked_to_be_trained_is_refused(tiny: Renderer) -> None:
 
 
 def test_shown_pieces_join_to_the_whole_text(tiny: Renderer) -> None:
-    pieces = tiny.show(tiny.train_row(row(("user", "q"), ("assistant", "a"))))
+    pieces = show(tiny, tiny.train_row(row(("user", "q"), ("assistant", "a"))))
     assert pieces == [
         ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", False),
         ("a<|im_end|>", True),
@@ -152,7 +152,7 @@ def test_instruction_stands_before_a_system_message_that_is_there() -> None:
 
 def test_instruction_reaches_the_tokens_and_is_not_trained(tiny: Renderer) -> None:
     example = row(("user", "q"), ("assistant", "a"))
-    pieces = tiny.show(tiny.train_row(example, "Be kind."))
+    pieces = show(tiny, tiny.train_row(example, "Be kind."))
     assert pieces[0] == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n",
         False,
@@ -161,13 +161,13 @@ def test_instruction_reaches_the_tokens_and_is_not_trained(tiny: Renderer) -> No
 
 def test_label_in_the_target_is_what_is_trained(tiny: Renderer) -> None:
     target = Target(kind=TargetKind.LABEL, label="refund")
-    pieces = tiny.show(tiny.train_row(row(("user", "q"), target=target)))
+    pieces = show(tiny, tiny.train_row(row(("user", "q"), target=target)))
     assert [text for text, trained in pieces if trained] == ["refund<|im_end|>"]
 
 
 def test_chosen_reply_of_a_pair_is_what_is_trained(tiny: Renderer) -> None:
     target = Target(kind=TargetKind.PAIR, chosen="good", rejected="bad")
-    pieces = tiny.show(tiny.train_row(row(("user", "q"), ("assistant", "old"), target=target)))
+    pieces = show(tiny, tiny.train_row(row(("user", "q"), ("assistant", "old"), target=target)))
     assert [text for text, trained in pieces if trained] == ["good<|im_end|>"]
 
 
@@ -180,7 +180,7 @@ def test_tools_and_calls_are_rendered_and_the_call_is_trained(tiny: Renderer) ->
         ("assistant", "In hall 3."),
         tools=[TOOL],
     )
-    pieces = tiny.show(tiny.train_row(example))
+    pieces = show(tiny, tiny.train_row(example))
     assert "You may call these tools:" in pieces[0][0] and '"track"' in pieces[0][0]
     assert [text for text, trained in pieces if trained] == [
         '<tool_call>{"name": "track", "arguments": {"order": 4411}}</tool_call><|im_end|>',

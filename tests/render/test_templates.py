@@ -8,7 +8,7 @@ import pytest
 
 from metier.core.errors import DataError, ModelError
 from metier.core.rows import Message, Role, ToolCall
-from metier.render import RenderedRow, Renderer, check_invariants
+from metier.render import RenderedRow, Renderer, check_invariants, show
 from tests.render.builders import TOOL, row
 
 MakeModel = Callable[[str], Path]
@@ -60,7 +60,7 @@ def test_template_with_one_start_of_text_is_held_to_it(with_template: MakeModel)
 def test_template_that_trims_replies_is_accepted_and_trains_the_trimmed_text(with_template: MakeModel) -> None:
     renderer = Renderer(with_template(TURNS.replace("CONTENT", "m.content | trim") + OPEN))
     example = row(("user", "q"), ("assistant", " a \n"))
-    assert [text for text, trained in renderer.show(renderer.train_row(example)) if trained] == ["a<|im_end|>"]
+    assert [text for text, trained in show(renderer, renderer.train_row(example)) if trained] == ["a<|im_end|>"]
     assert check_invariants(renderer, [example]) == 1
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +30,8 @@ time = "day"
 attributes = ["region"]
 
 [split]
-holdout_rows = 40
-dev_rows = 20
+holdout_rows = 24
+dev_rows = 10
 
 [clean]
 near_dup = 0.95
@@ -68,7 +70,7 @@ rank = 4
 passes = 1.0
 depth = 2
 lr = 0.002
-step_tokens = 512
+step_tokens = 256
 evals = 2
 product_dtype = "fp32"
 
@@ -87,7 +89,19 @@ minutes = 600
 """
 
 
-def rows(num_rows: int = 160, *, seed: int = 5) -> list[dict[str, str]]:
+MIDDLE_ARMS = """[[arm]]
+kind = "few_shot"
+k = [1]
+
+[[arm]]
+kind = "retrieval"
+k = [1]
+"""
+LEAN = PROJECT.replace(MIDDLE_ARMS + "\n", "")
+"""Without few-shot and retrieval: half the work, where only a finished run is wanted."""
+
+
+def rows(num_rows: int = 90, *, seed: int = 5) -> list[dict[str, str]]:
     """Invented orders over a year, newest last; every prompt differs."""
     rng = np.random.default_rng(seed)
     start = datetime(2025, 1, 1, tzinfo=UTC)
@@ -98,7 +112,7 @@ def rows(num_rows: int = 160, *, seed: int = 5) -> list[dict[str, str]]:
         made.append(
             {
                 "ask": f"{order}: my {thing} {way}. {name}",
-                "answer": f"Hi {name}, we send a {thing} for {order}.",
+                "answer": f"Hi {name}: {order}.",
                 "customer": f"{name}-{number % 9}",
                 "day": (start + timedelta(days=2 * number)).date().isoformat(),
                 "region": "north" if number % 2 else "south",
@@ -107,10 +121,16 @@ def rows(num_rows: int = 160, *, seed: int = 5) -> list[dict[str, str]]:
     return made
 
 
-def write_project(project_dir: Path, *, num_rows: int = 160, text: str = PROJECT) -> Path:
-    """The project as files."""
+def write_project(
+    project_dir: Path, *, text: str = LEAN, records: Sequence[Mapping[str, Any]] | None = None, num_rows: int = 90
+) -> Path:
+    """The project as files; `records` take the place of the invented rows."""
     project_dir.mkdir(parents=True, exist_ok=True)
     (project_dir / "metier.toml").write_text(text, encoding="utf-8")
-    lines = "".join(json.dumps(row) + "\n" for row in rows(num_rows))
-    (project_dir / "rows.jsonl").write_text(lines, encoding="utf-8")
+    write_records(project_dir / "rows.jsonl", rows(num_rows) if records is None else records)
     return project_dir
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Records as JSONL."""
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

@@ -11,7 +11,16 @@ KEY = b"project"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def make(number: int, *, prompt: str = "", reply: str = "", day: float | None = None, source: str = "rows.jsonl", label: str | None = None, **meta: Any) -> Row:
+def make(
+    number: int,
+    *,
+    prompt: str = "",
+    reply: str = "",
+    day: float | None = None,
+    source: str = "rows.jsonl",
+    label: str | None = None,
+    **meta: Any,
+) -> Row:
     """One row; without text its own three words make it like no other."""
     return make_row(
         KEY,
@@ -20,5 +29,7 @@ def make(number: int, *, prompt: str = "", reply: str = "", day: float | None = 
             Message(role=Role.ASSISTANT, content=reply or f"say{number} of{number} it{number}"),
         ),
         target=Target(label=label),
-        meta=Meta(source=source, source_row=number, collected_at=None if day is None else START + timedelta(days=day), **meta),
+        meta=Meta(
+            source=source, source_row=number, collected_at=None if day is None else START + timedelta(days=day), **meta
+        ),
     )

@@ -31,12 +31,14 @@ def similar(a: Row, b: Row) -> float:
 def some_rows(draw: st.DrawFn) -> list[Row]:
     num = draw(st.integers(36, 60))
     copies = draw(st.lists(st.tuples(st.integers(0, num - 1), st.integers(0, num - 1)), max_size=6))
-    root = {child: parent for child, parent in copies}
+    root = dict(copies)
     num_groups = draw(st.integers(1, num))
     rows = []
     for i in range(num):
         like = root.get(i, i)
-        prompt = f"ask{like} about{like} thing{like} or{like} other{like}" + (f" and{i}" if i != like and draw(st.booleans()) else "")
+        prompt = f"ask{like} about{like} thing{like} or{like} other{like}" + (
+            f" and{i}" if i != like and draw(st.booleans()) else ""
+        )
         groups = {"customer": str(draw(st.integers(0, num_groups - 1)))}
         if draw(st.integers(0, 9)) == 0:
             groups = {}
@@ -49,7 +51,9 @@ def some_rows(draw: st.DrawFn) -> list[Row]:
 
 def check(rows: list[Row], result: SplitResult, config: SplitConfig) -> None:
     train, dev, holdout = result.train, result.dev, result.holdout
-    everywhere = [row.origin_id for part in (train, dev, holdout) for row in part] + [p.row.origin_id for p in result.purged]
+    everywhere = [row.origin_id for part in (train, dev, holdout) for row in part] + [
+        p.row.origin_id for p in result.purged
+    ]
     assert sorted(everywhere) == sorted(row.origin_id for row in rows)
     for part, wanted in ((holdout, config.holdout_rows), (dev, config.dev_rows)):
         exact = config.generalise_to == "later"
@@ -87,7 +91,12 @@ def check(rows: list[Row], result: SplitResult, config: SplitConfig) -> None:
     assert verify_certificate(result.parts, result.certificate) == []
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(
     rows=some_rows(),
     mode=st.sampled_from(["later", "new_groups", "later_and_new_groups"]),
@@ -95,7 +104,7 @@ def check(rows: list[Row], result: SplitResult, config: SplitConfig) -> None:
     seed=st.integers(0, 3),
 )
 def test_any_split_keeps_its_promises_or_is_refused(rows: list[Row], mode: str, max_purge: float, seed: int) -> None:
-    config = SplitConfig(generalise_to=mode, holdout_rows=10, dev_rows=10, max_purge=max_purge, min_holdout_groups=2)  # type: ignore[arg-type]
+    config = SplitConfig(generalise_to=mode, holdout_rows=10, dev_rows=10, max_purge=max_purge, min_holdout_groups=2)  # type: ignore[arg-type]  # a sampled str for a Literal
     try:
         result = split_rows(rows, config, seed=seed, near_dup=NEAR)
     except DataError as err:
@@ -110,7 +119,7 @@ def test_most_random_graphs_are_split_and_not_refused() -> None:
     for seed in range(12):
         rows = [make(i, day=i, groups={"customer": str(i % (20 + seed))}) for i in range(60)]
         mode = ("later", "new_groups")[seed % 2]
-        config = SplitConfig(generalise_to=mode, holdout_rows=10, dev_rows=10, min_holdout_groups=2)  # type: ignore[arg-type]
+        config = SplitConfig(generalise_to=mode, holdout_rows=10, dev_rows=10, min_holdout_groups=2)  # type: ignore[arg-type]  # a sampled str for a Literal
         check(rows, split_rows(rows, config, seed=seed, near_dup=NEAR), config)
         done += 1
     assert done == 12

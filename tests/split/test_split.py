@@ -44,7 +44,10 @@ def test_later_holds_out_the_newest_then_dev_then_train() -> None:
     assert numbers(result.dev) == list(range(70, 80))
     assert numbers(result.train) == list(range(70))
     assert result.purged == []
-    assert (result.certificate.newest_train, result.certificate.oldest_holdout) == ("2026-03-11T00:00:00+00:00", "2026-03-22T00:00:00+00:00")
+    assert (result.certificate.newest_train, result.certificate.oldest_holdout) == (
+        "2026-03-11T00:00:00+00:00",
+        "2026-03-22T00:00:00+00:00",
+    )
 
 
 def test_later_lets_groups_return() -> None:
@@ -122,10 +125,14 @@ def test_second_group_key_purges_directly_without_closure() -> None:
     def moved(row: Row) -> Row:
         houses = {x.origin_id: held.meta.groups["house"], y.origin_id: "shared"}
         house = houses.get(row.origin_id, row.meta.groups["house"])
-        return row.model_copy(update={"meta": row.meta.model_copy(update={"groups": {**row.meta.groups, "house": house}})})
+        return row.model_copy(
+            update={"meta": row.meta.model_copy(update={"groups": {**row.meta.groups, "house": house}})}
+        )
 
     result = split([moved(row) for row in rows], GROUPS)
-    assert [(p.row.origin_id, p.reason, p.other) for p in result.purged] == [(x.origin_id, "shared_group", held.origin_id)]
+    assert [(p.row.origin_id, p.reason, p.other) for p in result.purged] == [
+        (x.origin_id, "shared_group", held.origin_id)
+    ]
     assert y.origin_id in {row.origin_id for row in result.train}
 
 
@@ -135,7 +142,9 @@ def test_train_row_close_to_the_holdout_is_quarantined_and_its_neighbour_is_not(
     rows[10] = make(10, day=10, prompt=TEXT + " thanks", reply=rows[95].gold)
     rows[11] = make(11, day=11, prompt=TEXT + " thanks a lot for all your help in this matter", reply=rows[95].gold)
     result = split(rows, near_dup=0.75)
-    assert [(p.row.meta.source_row, p.reason, p.other) for p in result.purged] == [(10, "near_holdout", rows[95].origin_id)]
+    assert [(p.row.meta.source_row, p.reason, p.other) for p in result.purged] == [
+        (10, "near_holdout", rows[95].origin_id)
+    ]
     assert 11 in numbers(result.train)
     assert 0 < result.certificate.max_similarity < 0.75
 

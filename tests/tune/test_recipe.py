@@ -28,7 +28,7 @@ def base_dir(tmp_path: Path) -> Path:
 
 
 def run(base_dir: Path, out_dir: Path, *, config: TuneConfig = CONFIG, **options: object) -> TuneResult:
-    return tune(TRAIN, DEV, config, base=base_dir, out_dir=out_dir, seed=0, threads=2, **options)  # type: ignore[arg-type]
+    return tune(TRAIN, DEV, config, base=base_dir, out_dir=out_dir, seed=0, threads=2, **options)  # type: ignore[arg-type]  # object: any option of tune
 
 
 def files_of(out_dir: Path) -> dict[str, object]:
@@ -107,7 +107,7 @@ def _tune_and_die(base_dir: Path, out_dir: Path, renames: int) -> None:
             count += 1
         return rename(self, target)
 
-    Path.rename = dying  # type: ignore[method-assign,assignment]
+    Path.rename = dying  # type: ignore[method-assign,assignment]  # this process is to die
     run(base_dir, out_dir)
 
 
@@ -123,7 +123,7 @@ def test_a_kill_inside_a_save_leaves_the_last_whole_checkpoint(base_dir: Path, t
     assert found_dir is not None
     assert found_dir.name == ("state" if renames == 0 else ".state.old")
     first_eval = json.loads((found_dir / "state.json").read_text())["step"]
-    assert 0 < first_eval < len(files_of(tmp_path / "whole")["metrics"])  # type: ignore[arg-type]
+    assert 0 < first_eval < len(list(files_of(tmp_path / "whole")["metrics"]))  # type: ignore[call-overload]  # a list
     seen: list[Progress] = []
     run(base_dir, out_dir, on_progress=seen.append)
     assert seen[0].step == first_eval + 1

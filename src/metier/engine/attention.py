@@ -23,8 +23,6 @@ __all__ = ["Attention", "Buffers"]
 
 QUERY_BLOCK = 256
 """Queries of one block; below this length the whole row is one block."""
-MAX_KEPT_LENGTH = 1024
-"""Rows up to this length keep their attention weights for the backward pass; longer ones compute them again."""
 
 
 @dataclass(slots=True)
@@ -56,16 +54,20 @@ class Attention:
         self.scale = shape.head_width**-0.5
 
     def forward(self, qkv_NW: Tensor, groups: tuple[Group, ...], out_NHE: Tensor, *, keep: str = "") -> None:
-        """Write attention's output; under a `keep` name q, k, v stay in the buffers for `backward`."""
+        """Write attention's output; under a `keep` name q, k, v stay in the buffers for `backward`.
+
+        The attention weights do not: they grow with the square of the row, and computing them again costs 2 % of
+        a step.
+        """
         s = self.shape
         num_k, per_k, e = s.num_kv_heads, s.num_heads // s.num_kv_heads, s.head_width
         for i, group in enumerate(groups):
             b, t = group.rows, group.length
-            q, k, v = self._rotated(qkv_NW, group, f"{keep}{i}" if keep else "now")
+            q, k, v = self._rotated(qkv_NW, groups, i, keep or "now")
             out = self.buffers.take("attention", b * num_k, t * per_k, e, dtype=self.dtype)
             for start in range(0, t, QUERY_BLOCK):
                 stop = min(start + QUERY_BLOCK, t)
-                p = self._weights(q, k, start, stop, name=self._kept_name(keep, i, start, t))
+                p = self._weights(q, k, start, stop)
                 torch.bmm(p, v[:, :stop], out=out[:, start * per_k : stop * per_k])
             out_BTKGE = out.view(b, num_k, t, per_k, e).permute(0, 2, 1, 3, 4)
             self._unpad(out_BTKGE, group, out_NHE)
@@ -77,7 +79,7 @@ class Attention:
         take = self.buffers.take
         for i, group in enumerate(groups):
             b, t = group.rows, group.length
-            q, k, v = self._kept(group, f"{keep}{i}")
+            q, k, v = self._kept(groups, i, keep)
             dout = take("attention", b, num_k, t, per_k, e, dtype=self.dtype)
             padded = self._padded(dout_NHE, group, "dout", zero_pads=True)
             dout.copy_(padded.view(b, t, num_k, per_k, e).permute(0, 2, 1, 3, 4))
@@ -88,8 +90,7 @@ class Attention:
             for start in reversed(range(0, t, QUERY_BLOCK)):  # the last block reaches every key: it initialises dk, dv
                 stop = min(start + QUERY_BLOCK, t)
                 rows = slice(start * per_k, stop * per_k)
-                name = self._kept_name(keep, i, start, t)
-                p = self._kept_weights(q, k, start, stop, name=name)
+                p = self._weights(q, k, start, stop)
                 dp = torch.bmm(dout[:, rows], v[:, :stop].transpose(1, 2), out=take("dp", *p.shape, dtype=self.dtype))
                 ds = take("ds", *p.shape, dtype=self.dtype)
                 torch.ops.aten._softmax_backward_data.out(dp, p, -1, self.dtype, grad_input=ds)
@@ -102,45 +103,41 @@ class Attention:
                     dk[:, :stop].baddbmm_(ds.transpose(1, 2), q[:, rows])
             self._unrotate(dq.mul_(self.scale), dk.mul_(self.scale), dv, group, dqkv_NW)
 
-    def _weights(self, q: Tensor, k: Tensor, start: int, stop: int, *, name: str) -> Tensor:
+    def _weights(self, q: Tensor, k: Tensor, start: int, stop: int) -> Tensor:
         """Attention weights of one block of queries over the keys up to its end: (B K, block G, stop)."""
         per_k = q.shape[1] // k.shape[1]
         rows = slice(start * per_k, stop * per_k)
         size = (q.shape[0], (stop - start) * per_k, stop)
-        p = self.buffers.take(name, *size, dtype=self.dtype)
+        p = self.buffers.take("weights", *size, dtype=self.dtype)
         torch.bmm(q[:, rows], k[:, :stop].transpose(1, 2), out=p)
         score = p.view(size[0], stop - start, per_k, stop)
         torch.add(self._mask(start, stop), score, alpha=self.scale, out=score)
         return torch.softmax(p, -1, out=p)
 
-    def _kept_weights(self, q: Tensor, k: Tensor, start: int, stop: int, *, name: str) -> Tensor:
-        if name == "weights":
-            return self._weights(q, k, start, stop, name=name)
-        per_k = q.shape[1] // k.shape[1]
-        return self.buffers.take(name, q.shape[0], (stop - start) * per_k, stop, dtype=self.dtype)
-
-    @staticmethod
-    def _kept_name(keep: str, group: int, start: int, length: int) -> str:
-        return f"{keep}{group}.p{start}" if keep and length <= MAX_KEPT_LENGTH else "weights"
-
-    def _kept(self, group: Group, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _kept(self, groups: tuple[Group, ...], index: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of a group: its part of one buffer for all groups, so that memory follows the tokens."""
         s = self.shape
         num_k, per_k, e = s.num_kv_heads, s.num_heads // s.num_kv_heads, s.head_width
+        group, last = groups[index], groups[-1]
+        width = (s.num_heads + 2 * num_k) * e
+        flat = self.buffers.take(name, last.padded_start + last.rows * last.length, width, dtype=self.dtype)
+        part = flat[group.padded_start : group.padded_start + group.rows * group.length].view(-1)
         b, t = group.rows, group.length
-        q = self.buffers.take(f"{name}.q", b * num_k, t * per_k, e, dtype=self.dtype)
-        k = self.buffers.take(f"{name}.k", b * num_k, t, e, dtype=self.dtype)
-        v = self.buffers.take(f"{name}.v", b * num_k, t, e, dtype=self.dtype)
-        return q, k, v
+        q, k, v = part.split_with_sizes([b * t * num_k * per_k * e, b * t * num_k * e, b * t * num_k * e])
+        return q.view(b * num_k, t * per_k, e), k.view(b * num_k, t, e), v.view(b * num_k, t, e)
 
-    def _rotated(self, qkv_NW: Tensor, group: Group, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    def _rotated(
+        self, qkv_NW: Tensor, groups: tuple[Group, ...], index: int, name: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """q, k (rotated) and v of a group, heads before places."""
         s = self.shape
         num_q, num_k, e = s.num_heads, s.num_kv_heads, s.head_width
+        group = groups[index]
         b, t = group.rows, group.length
         full = self._padded(qkv_NW, group, "padded", zero_pads=False).view(b, t, num_q + 2 * num_k, e)
         turned = self._turn(full[:, :, : num_q + num_k], t, sign=1)
-        q, k, v = self._kept(group, name)
-        q_BTKGE = turned[:, :, :num_q].unflatten(2, (num_k, num_q // num_k))
+        q, k, v = self._kept(groups, index, name)
+        q_BTKGE = turned[:, :, :num_q].view(b, t, num_k, num_q // num_k, e)
         q.view(b, num_k, t, num_q // num_k, e).copy_(q_BTKGE.permute(0, 2, 1, 3, 4))
         k.view(b, num_k, t, e).copy_(turned[:, :, num_q:].permute(0, 2, 1, 3))
         v.view(b, num_k, t, e).copy_(full[:, :, num_q + num_k :].permute(0, 2, 1, 3))
@@ -151,7 +148,7 @@ class Attention:
         num_q, num_k, e = s.num_heads, s.num_kv_heads, s.head_width
         b, t, per_k = group.rows, group.length, s.num_heads // s.num_kv_heads
         full = self.buffers.take("dturned", b, t, num_q + 2 * num_k, e, dtype=self.dtype)
-        q_part = full[:, :, :num_q].unflatten(2, (num_k, per_k))
+        q_part = full[:, :, :num_q].view(b, t, num_k, per_k, e)
         q_part.copy_(dq.view(b, num_k, t, per_k, e).permute(0, 2, 1, 3, 4))
         full[:, :, num_q : num_q + num_k].copy_(dk.view(b, num_k, t, e).permute(0, 2, 1, 3))
         full[:, :, num_q + num_k :].copy_(dv.view(b, num_k, t, e).permute(0, 2, 1, 3))
@@ -170,7 +167,7 @@ class Attention:
         return y
 
     def _table(self, length: int) -> tuple[Tensor, Tensor]:
-        """cos (T, 1, E) and sin (T, 1, E / 2) of places 0 to `length` - 1, fp32."""
+        """Cos (T, 1, E) and sin (T, 1, E / 2) of places 0 to `length` - 1, fp32."""
         if length not in self.tables:
             e = self.shape.head_width
             device = self.buffers.device

@@ -83,7 +83,8 @@ def make_batch(rows: Sequence[TokenRow]) -> Batch:
     starts = [0]
     for row in rows:
         if len(row.tokens) != len(row.weight):
-            raise DataError(f"row {row.row_id}: {len(row.tokens)} tokens but {len(row.weight)} weights; render it again.")
+            counts = f"{len(row.tokens)} tokens but {len(row.weight)} weights"
+            raise DataError(f"row {row.row_id}: {counts}; render it again.")
         if not any(row.weight[1:]):
             raise DataError(
                 f"row {row.row_id}: no trained token among {len(row.tokens)}; expected at least one. Drop the row or "
@@ -141,6 +142,8 @@ class Group(NamedTuple):
     rows: int
     length: int
     """Longest row of the group."""
+    padded_start: int
+    """Padded places of the groups before it."""
     pad_from: Tensor | None
     """(rows * length) input token, counted from `start`, at each padded place; None without padding."""
     pads: Tensor | None
@@ -162,8 +165,6 @@ class MicroBatch(NamedTuple):
     weight_M: Tensor
     place_M: Tensor
     """Where each target stands in the batch."""
-    row_M: Tensor
-    """Which of `rows` each target belongs to."""
 
 
 def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device = "cpu") -> MicroBatch:
@@ -173,45 +174,44 @@ def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device
     order = sorted(rows, key=lambda r: (last[r] - start_R[r], r))
     lengths = [last[r] - start_R[r] for r in order]
     place_N = np.concatenate([np.arange(start_R[r], last[r]) for r in order])
-    row_N = np.repeat(np.arange(len(order)), lengths)
     select_M = np.flatnonzero(weight_T[place_N + 1])
     place_M = torch.from_numpy(place_N[select_M] + 1)
-    micro = MicroBatch(
+    return MicroBatch(
         rows=tuple(order),
-        input_N=batch.tokens_T[torch.from_numpy(place_N)],
+        input_N=batch.tokens_T[torch.from_numpy(place_N)].to(device),
         groups=tuple(_groups(lengths, device)),
-        select_M=torch.from_numpy(select_M),
-        target_M=batch.tokens_T[place_M],
-        weight_M=batch.weight_T[place_M],
+        select_M=torch.from_numpy(select_M).to(device),
+        target_M=batch.tokens_T[place_M].to(device),
+        weight_M=batch.weight_T[place_M].to(device),
         place_M=place_M,
-        row_M=torch.from_numpy(row_N[select_M]),
     )
-    return MicroBatch(*(part.to(device) if isinstance(part, Tensor) else part for part in micro))
 
 
 def _groups(lengths: Sequence[int], device: str | torch.device) -> list[Group]:
     """Attention groups of rows sorted by length: a group ends where padding would pass a fifth."""
     groups = []
-    first, at = 0, 0
+    first, at, padded_at = 0, 0, 0
     while first < len(lengths):
         end = first + 1
         while end < len(lengths) and lengths[end] * (end + 1 - first) * 0.8 <= sum(lengths[first : end + 1]):
             end += 1
         part = lengths[first:end]
-        groups.append(_group(at, part, device))
+        groups.append(_group(at, padded_at, part, device))
         at += sum(part)
+        padded_at += len(part) * part[-1]
         first = end
     return groups
 
 
-def _group(start: int, lengths: Sequence[int], device: str | torch.device) -> Group:
+def _group(start: int, padded_start: int, lengths: Sequence[int], device: str | torch.device) -> Group:
     length, total = max(lengths), sum(lengths)
+    place_of = (start, start + total, len(lengths), length, padded_start)
     if total == length * len(lengths):
-        return Group(start, start + total, len(lengths), length, None, None, None)
+        return Group(*place_of, None, None, None)
     offsets = np.cumsum([0, *lengths[:-1]])
     place = np.arange(length)[None, :]
     length_B1 = np.asarray(lengths)[:, None]
     is_real = (place < length_B1).ravel()
     pad_from = (offsets[:, None] + np.minimum(place, length_B1 - 1)).ravel()
     index = [torch.from_numpy(i).to(device) for i in (pad_from, np.flatnonzero(~is_real), np.flatnonzero(is_real))]
-    return Group(start, start + total, len(lengths), length, *index)
+    return Group(*place_of, *index)

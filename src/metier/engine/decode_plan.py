@@ -61,7 +61,7 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], *, min_saved: int = MIN_SA
         pieces = list(zip([low, *cuts], [*cuts, high], strict=True))
         rest: list[int] = []
         for start, end in pieces:
-            longer = min([*common[start : end - 1], *(len(prompt) - 1 for prompt in ordered[start:end])])
+            longer = min(common[start : end - 1], default=0)
             if end - start >= MIN_SPLIT_ROWS and longer - length >= MIN_SPLIT_TOKENS and (start, end) != (low, high):
                 stack.append((start, end))
             else:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -44,7 +44,6 @@ class Handle:
     """Cores the verbs use; part of a run's identity, as sums depend on it."""
     base_dir: Path
     base_sha256: str
-    method: Literal["lora", "full"] = "lora"
     trainer: Trainer | None = None
     """Gradients, moments and worker threads; made by the first training verb."""
     closers: list[Callable[[], None]] = field(default_factory=list)
@@ -78,4 +77,4 @@ class Handle:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor, in row order."""
-    return memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).numpy()).cast("B")
+    return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data

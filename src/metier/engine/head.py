@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from metier.engine.attention import Buffers
-from metier.engine.lowrank import Gradients
 from metier.engine.norm import rms_norm, rms_norm_backward
 from metier.engine.weights import LlamaWeights
 
@@ -38,9 +37,7 @@ class Head:
             nll_M[at], _ = self._loss(logits_CV, target_M[at])
         return nll_M
 
-    def train(
-        self, x_MD: Tensor, target_M: Tensor, weight_M: Tensor, grads: Gradients
-    ) -> tuple[Tensor, Tensor]:
+    def train(self, x_MD: Tensor, target_M: Tensor, weight_M: Tensor) -> tuple[Tensor, Tensor]:
         """nll_M, and the gradient of sum(weight * nll) at the head's input, (M, D) fp32."""
         normed = self._normed(x_MD)
         dnormed = self.buffers.take("dhead", *x_MD.shape, dtype=self.dtype)
@@ -54,17 +51,8 @@ class Head:
             p_CV.mul_(weight_M[at, None])
             dlogits_CV = p_CV if product_CV is p_CV else product_CV.copy_(p_CV)
             torch.mm(dlogits_CV, self.weights.head_VD, out=dnormed[at])
-            grads.head(normed[at], dlogits_CV)
         dx = self.buffers.take("dx_M", *x_MD.shape, dtype=torch.float32).zero_()
-        rms_norm_backward(
-            x_MD,
-            dnormed,
-            dx,
-            self.weights.norm_D,
-            self.buffers,
-            name="final",
-            grad=(lambda grad_D: grads.norm("norm_D", grad_D)) if grads.reaches_embedding else None,
-        )
+        rms_norm_backward(x_MD, dnormed, dx, self.weights.norm_D, self.buffers, name="final")
         return nll_M, dx
 
     def _normed(self, x_MD: Tensor) -> Tensor:

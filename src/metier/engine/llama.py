@@ -17,7 +17,7 @@ from torch import Tensor
 from metier.engine.attention import Attention, Buffers
 from metier.engine.batch import MicroBatch
 from metier.engine.head import Head
-from metier.engine.lowrank import Gradients, Working, backward_input, forward
+from metier.engine.lowrank import Gradients, Pair, Working, backward_input, forward
 from metier.engine.norm import rms_norm, rms_norm_backward
 from metier.engine.weights import LlamaWeights
 
@@ -43,16 +43,14 @@ class Stack:
 
     def train(self, micro: MicroBatch, grads: Gradients, *, divide_by: float) -> Tensor:
         """nll_M; adds the gradient of sum(weight * nll) / divide_by to `grads` unless a loss is not finite."""
-        bottom = 0 if grads.reaches_embedding else self.working.first_layer
+        bottom = self.working.first_layer
         x_MD = self._forward(micro, first_kept=bottom)
-        nll_M, dx = self.head.train(x_MD, micro.target_M, micro.weight_M / divide_by, grads)
+        nll_M, dx = self.head.train(x_MD, micro.target_M, micro.weight_M / divide_by)
         if not bool(torch.isfinite(nll_M).all()):
             return nll_M
         for i in reversed(range(bottom, self.shape.num_layers)):
             dx = self._backward_ff(i, dx, grads)
-            is_last_use = i == bottom and not grads.reaches_embedding
-            dx = self._backward_attention(i, dx, micro, grads, is_last_use=is_last_use)
-        grads.embedding(micro.input_N, dx)
+            dx = self._backward_attention(i, dx, micro, grads, is_bottom=i == bottom)
         return nll_M
 
     def _forward(self, micro: MicroBatch, *, first_kept: int) -> Tensor:
@@ -101,12 +99,15 @@ class Stack:
         normed = self._narrow(f"n2.{i}", n, dx.shape[1])
         dnormed = self._linear_backward(i, "gate_up", layer.gate_up, normed, dgate_up, "dnormed", grads)
         x = self._wide(f"mid.{i}", n)
-        return self._norm_backward(x, dnormed, dx, layer.norm2_D, f"n2.{i}", f"{i}.norm2_D", grads)
+        return rms_norm_backward(x, dnormed, dx, layer.norm2_D, self.buffers, name=f"n2.{i}")
 
     def _backward_attention(
-        self, i: int, dx: Tensor, micro: MicroBatch, grads: Gradients, *, is_last_use: bool
+        self, i: int, dx: Tensor, micro: MicroBatch, grads: Gradients, *, is_bottom: bool
     ) -> Tensor:
-        """From the gradient of the block's middle to that of its input; rows grow from M to N in the last block."""
+        """From the gradient of the block's middle to that of its input; rows grow from M to N in the last block.
+
+        The bottom block's input needs no gradient: nothing below it trains.
+        """
         s, n, layer = self.shape, micro.input_N.numel(), self.weights.layers[i]
         is_top = i == s.num_layers - 1
         dy = self._narrow("dy", *dx.shape).copy_(dx)
@@ -119,13 +120,13 @@ class Stack:
         dqkv = self._narrow("dqkv", n, layer.qkv.shape[0])
         self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{i}.")
         normed = self._narrow(f"n1.{i}", n, s.width)
-        if is_last_use:
-            grads.linear(i, "qkv", normed, dqkv, self._low(i, "qkv", dqkv))
+        if is_bottom:
+            pair, h, g = self._low(i, "qkv", n)
+            grads.linear(i, "qkv", normed, dqkv, (h, torch.mm(dqkv, pair.b, out=g)))
             return dx
         dnormed = self._linear_backward(i, "qkv", layer.qkv, normed, dqkv, "dnormed", grads)
-        return self._norm_backward(
-            self._wide(f"x{i}", n), dnormed, dx, layer.norm1_D, f"n1.{i}", f"{i}.norm1_D", grads
-        )
+        x = self._wide(f"x{i}", n)
+        return rms_norm_backward(x, dnormed, dx, layer.norm1_D, self.buffers, name=f"n1.{i}")
 
     def _linear(self, i: int, group: str, weight: Tensor, x: Tensor, name: str, keep: str) -> Tensor:
         pair = self.working.pair(i, group)
@@ -135,34 +136,21 @@ class Stack:
     def _linear_backward(
         self, i: int, group: str, weight: Tensor, x: Tensor, dy: Tensor, name: str, grads: Gradients
     ) -> Tensor:
-        """The gradient of the input, under `name`; that of the weights goes to `grads`."""
-        pair = self.working.pair(i, group)
-        dx = self._narrow(name, dy.shape[0], weight.shape[1])
-        if pair is None:
-            backward_input(dy, weight, None, dx, None)
-            grads.linear(i, group, x, dy, None)
-            return dx
-        g = self._narrow("g", dy.shape[0], pair.a.shape[0])
-        backward_input(dy, weight, pair, dx, g)
-        grads.linear(i, group, x, dy, (self._narrow(f"h_{group}.{i}", dy.shape[0], pair.a.shape[0]), g))
+        """The gradient of the input, under `name`; that of the low-rank parts goes to `grads`."""
+        pair, h, g = self._low(i, group, dy.shape[0])
+        dx = backward_input(dy, weight, pair, self._narrow(name, dy.shape[0], weight.shape[1]), g)
+        grads.linear(i, group, x, dy, (h, g))
         return dx
 
-    def _low(self, i: int, group: str, dy: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(x A', dy B) of a product whose input needs no gradient."""
+    def _low(self, i: int, group: str, rows: int) -> tuple[Pair, Tensor, Tensor]:
+        """The low-rank parts of an adapted product, the kept x A' and the place of dy B."""
         pair = self.working.pair(i, group)
-        if pair is None:
-            return None
-        size = (dy.shape[0], pair.a.shape[0])
-        return self._narrow(f"h_{group}.{i}", *size), torch.mm(dy, pair.b, out=self._narrow("g", *size))
+        assert pair is not None, "only adapted layers are gone back through"
+        size = (rows, pair.a.shape[0])
+        return pair, self._narrow(f"h_{group}.{i}", *size), self._narrow("g", *size)
 
     def _norm(self, x: Tensor, weight_D: Tensor, name: str) -> Tensor:
         return rms_norm(x, weight_D, self.shape.norm_eps, self.buffers, name=name, dtype=self.dtype)
-
-    def _norm_backward(
-        self, x: Tensor, dnormed: Tensor, dx: Tensor, weight_D: Tensor, name: str, weight_name: str, grads: Gradients
-    ) -> Tensor:
-        grad = (lambda grad_D: grads.norm(weight_name, grad_D)) if grads.reaches_embedding else None
-        return rms_norm_backward(x, dnormed, dx, weight_D, self.buffers, name=name, grad=grad)
 
     def _sum(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         """Residual sum in fp32."""

@@ -153,7 +153,7 @@ def _read_weights(paths: list[Path], shape: LlamaShape, dtype: torch.dtype, devi
     found: dict[str, Tensor] = {}
     for path in paths:
         with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+            for name in file.keys():  # noqa: SIM118  # a safetensors file is not a mapping
                 found[name] = file.get_tensor(name)
 
     def take(name: str, *size: int) -> Tensor:

@@ -22,7 +22,7 @@ from metier.core.errors import ModelError
 from metier.engine.batch import Batch, micro_batch, split_rows
 from metier.engine.handle import Handle
 from metier.engine.llama import Stack
-from metier.engine.lowrank import FullGradients, Gradients, LowRankGradients, Working, named_weights, split_like
+from metier.engine.lowrank import Gradients, Working
 
 __all__ = ["Linear", "StepStats", "Trainer", "forward_backward", "logprobs", "optim_step"]
 
@@ -66,7 +66,6 @@ class Trainer:
         self.pools: list[ThreadPoolExecutor] = []
         self.stacks: list[Stack] = []
         self.grads: list[Gradients] = []
-        self.full_P: Tensor | None = None
         self.optimizer: torch.optim.AdamW | None = None
         self.step = 0
         self.pending = 0.0
@@ -86,30 +85,18 @@ class Trainer:
         """Have a gradient buffer per worker and an optimizer over the masters."""
         while len(self.grads) < len(self.pools):
             stack = self.stacks[len(self.grads)]
-            if self.handle.method == "full":
-                self.grads.append(FullGradients(self.handle.weights))
-            else:
-                self.grads.append(LowRankGradients(self.handle.require_adapter("forward_backward"), stack.buffers))
+            self.grads.append(Gradients(self.handle.require_adapter("forward_backward"), stack.buffers))
         if self.optimizer is None:
             self.optimizer = torch.optim.AdamW([self.masters_P], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
     @property
     def masters_P(self) -> Tensor:
         """The fp32 masters of all that trains, in one buffer."""
-        if self.handle.method == "lora":
-            return self.handle.require_adapter("optim_step").masters_P
-        if self.full_P is None:
-            named = named_weights(self.handle.weights)
-            self.full_P = torch.cat([weight.flatten().float() for weight in named.values()])
-        return self.full_P
+        return self.handle.require_adapter("optim_step").masters_P
 
     def publish(self) -> None:
         """Copy the masters to what the products read."""
         self.working.refresh()
-        if self.full_P is not None:
-            named = named_weights(self.handle.weights)
-            for name, master in split_like(self.full_P, named).items():
-                named[name].copy_(master)
 
     def discard(self) -> None:
         """Throw away the gradient summed so far."""
@@ -176,8 +163,7 @@ def forward_backward(handle: Handle, batch: Batch, loss: Linear) -> Future[StepS
 
 def _forward_backward(trainer: Trainer, batch: Batch, loss: Linear) -> StepStats:
     start = time.perf_counter()
-    if trainer.handle.method == "lora":
-        trainer.handle.require_adapter("forward_backward")
+    trainer.handle.require_adapter("forward_backward")
     divide_by = batch.total_weight if loss.divide_by is None else loss.divide_by
     parts = trainer.run(batch, divide_by=divide_by)
     _refuse_non_finite(trainer, batch, parts)
@@ -217,9 +203,7 @@ def optim_step(
         ModelError: no gradient, or one that is not finite; the weights are as before.
     """
     trainer = trainer_of(handle)
-    return trainer.verbs.submit(
-        _optim_step, trainer, lr=lr, weight_decay=weight_decay, max_grad_norm=max_grad_norm
-    )
+    return trainer.verbs.submit(_optim_step, trainer, lr=lr, weight_decay=weight_decay, max_grad_norm=max_grad_norm)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What trains: low-rank parts or all weights, as the products see them, and where their gradients go.
+"""The low-rank parts as the products see them, and where their gradients go.
 
 Linear layers that share an input share a product: A of q, k and v is one (3 R, D) matrix, and their B
 is one block-diagonal ((H + 2 K) E, 3 R) matrix that already carries the scale alpha / rank.
@@ -8,16 +8,15 @@ Shapes: N packed tokens, R rank, P number of masters, D model width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metier.engine.attention import Buffers
-from metier.engine.weights import Adapter, LlamaWeights, LowRank
+from metier.engine.weights import Adapter, LowRank
 
-__all__ = ["GROUPS", "FullGradients", "Gradients", "LowRankGradients", "Pair", "Working", "backward_input", "forward"]
+__all__ = ["GROUPS", "Gradients", "Pair", "Working", "backward_input", "forward"]
 
 GROUPS = {
     "qkv": ("q_proj", "k_proj", "v_proj"),
@@ -45,7 +44,9 @@ class Working:
         self.first_layer = num_layers if adapter is None else adapter.first_layer
         self.pairs: list[dict[str, Pair]] = []
         if adapter is not None:
-            self.pairs = [{name: _empty_pair(layer, names, dtype) for name, names in GROUPS.items()} for layer in adapter.layers]
+            self.pairs = [
+                {name: _empty_pair(layer, names, dtype) for name, names in GROUPS.items()} for layer in adapter.layers
+            ]
             self.refresh()
 
     def refresh(self) -> None:
@@ -80,44 +81,21 @@ def _empty_pair(layer: dict[str, LowRank], names: tuple[str, ...], dtype: torch.
 
 
 def forward(x: Tensor, weight: Tensor, pair: Pair | None, out: Tensor, h: Tensor | None) -> Tensor:
-    """x W' + (x A') B' into `out`; `h` receives x A'."""
+    """X W' + (x A') B' into `out`; `h` receives x A'."""
     torch.mm(x, weight.t(), out=out)
     if pair is not None and h is not None:
         out.addmm_(torch.mm(x, pair.a.t(), out=h), pair.b.t())
     return out
 
 
-def backward_input(dy: Tensor, weight: Tensor, pair: Pair | None, out: Tensor, g: Tensor | None) -> Tensor:
+def backward_input(dy: Tensor, weight: Tensor, pair: Pair, out: Tensor, g: Tensor) -> Tensor:
     """The gradient of the input into `out`; `g` receives dy B, which the gradient of A needs too."""
     torch.mm(dy, weight, out=out)
-    if pair is not None and g is not None:
-        out.addmm_(torch.mm(dy, pair.b, out=g), pair.a)
-    return out
+    return out.addmm_(torch.mm(dy, pair.b, out=g), pair.a)
 
 
-class Gradients(Protocol):
-    """Where one worker's gradients are summed, in fp32."""
-
-    flat_P: Tensor
-    reaches_embedding: bool
-
-    def linear(self, layer: int, group: str, x: Tensor, dy: Tensor, low: tuple[Tensor, Tensor] | None) -> None:
-        """Add the gradient of one product; `low` is (x A', dy B)."""
-
-    def norm(self, name: str, grad_D: Tensor) -> None:
-        """Add the gradient of a norm's weight."""
-
-    def embedding(self, input_N: Tensor, dx: Tensor) -> None:
-        """Add the gradient of the embedded tokens."""
-
-    def head(self, hidden: Tensor, dlogits: Tensor) -> None:
-        """Add the gradient of the output head."""
-
-
-class LowRankGradients:
-    """Gradients of an adapter's masters, in the masters' order."""
-
-    reaches_embedding = False
+class Gradients:
+    """One worker's gradients of the masters, in the masters' order, fp32."""
 
     def __init__(self, adapter: Adapter, buffers: Buffers) -> None:
         self.adapter, self.buffers = adapter, buffers
@@ -136,9 +114,8 @@ class LowRankGradients:
         at = (master.data_ptr() - base) // master.element_size()
         return self.flat_P[at : at + master.numel()].view(master.shape)
 
-    def linear(self, layer: int, group: str, x: Tensor, dy: Tensor, low: tuple[Tensor, Tensor] | None) -> None:
-        """dA = (dy B)' x and dB = dy' (x A'), the latter times the scale and only on the diagonal blocks."""
-        assert low is not None
+    def linear(self, layer: int, group: str, x: Tensor, dy: Tensor, low: tuple[Tensor, Tensor]) -> None:
+        """DA = (dy B)' x and dB = scale dy' (x A'), the latter on the diagonal blocks; `low` is (x A', dy B)."""
         h, g = low
         rank, scale = self.adapter.rank, self.adapter.scale
         views = self.views[layer - self.adapter.first_layer]
@@ -151,58 +128,3 @@ class LowRankGradients:
             grad_a.add_(da[at])
             grad_b.add_(db[at, out_at : out_at + grad_b.shape[0]].t(), alpha=scale)
             out_at += grad_b.shape[0]
-
-    def norm(self, name: str, grad_D: Tensor) -> None:
-        """Norms do not train."""
-
-    def embedding(self, input_N: Tensor, dx: Tensor) -> None:
-        """The embedding does not train."""
-
-    def head(self, hidden: Tensor, dlogits: Tensor) -> None:
-        """The head does not train."""
-
-
-class FullGradients:
-    """Gradients of every weight of a base, laid out as `named_weights` lists them."""
-
-    reaches_embedding = True
-
-    def __init__(self, weights: LlamaWeights) -> None:
-        named = named_weights(weights)
-        self.tied = weights.shape.tied_head
-        self.flat_P = torch.zeros(sum(w.numel() for w in named.values()), device=weights.embed_VD.device)
-        self.view = split_like(self.flat_P, named)
-
-    def linear(self, layer: int, group: str, x: Tensor, dy: Tensor, low: tuple[Tensor, Tensor] | None) -> None:
-        """dW = dy' x."""
-        self.view[f"{layer}.{group}"].add_(dy.t() @ x)
-
-    def norm(self, name: str, grad_D: Tensor) -> None:
-        """Add the gradient of a norm's weight."""
-        self.view[name].add_(grad_D)
-
-    def embedding(self, input_N: Tensor, dx: Tensor) -> None:
-        """Add the gradient of the embedded tokens; one thread, so the order of the sum is fixed."""
-        self.view["embed"].index_add_(0, input_N, dx)
-
-    def head(self, hidden: Tensor, dlogits: Tensor) -> None:
-        """dW = dlogits' hidden, on the embedding where the head is tied."""
-        self.view["embed" if self.tied else "head"].add_(dlogits.t() @ hidden)
-
-
-def named_weights(weights: LlamaWeights) -> dict[str, Tensor]:
-    """Every trainable tensor of a base, by a name of ours, in a fixed order; a tied head is listed once."""
-    named = {"embed": weights.embed_VD}
-    for i, layer in enumerate(weights.layers):
-        for part in ("norm1_D", "qkv", "out", "norm2_D", "gate_up", "down"):
-            named[f"{i}.{part}"] = getattr(layer, part)  # getattr: the fields of LayerWeights, listed here in order
-    named["norm_D"] = weights.norm_D
-    if not weights.shape.tied_head:
-        named["head"] = weights.head_VD
-    return named
-
-
-def split_like(flat_P: Tensor, named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Views of a flat buffer with the shapes of `named`."""
-    parts = flat_P.split([tensor.numel() for tensor in named.values()])
-    return {name: part.view(tensor.shape) for (name, tensor), part in zip(named.items(), parts, strict=True)}

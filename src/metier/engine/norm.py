@@ -5,8 +5,6 @@ Shapes: N tokens, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -16,7 +14,7 @@ __all__ = ["rms_norm", "rms_norm_backward"]
 
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float, buffers: Buffers, *, name: str, dtype: torch.dtype) -> Tensor:
-    """x / rms(x) * weight in `dtype`, under `name`; the inverse rms stays under `name`.inv."""
+    """X / rms(x) * weight in `dtype`, under `name`; the inverse rms stays under `name`.inv."""
     inverse = buffers.take(f"{name}.inv", x_ND.shape[0], 1, dtype=torch.float32)
     torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, out=inverse)
     inverse.square_().div_(x_ND.shape[1]).add_(eps).rsqrt_()
@@ -32,14 +30,11 @@ def rms_norm_backward(
     buffers: Buffers,
     *,
     name: str,
-    grad: Callable[[Tensor], None] | None,
 ) -> Tensor:
-    """Add the gradient through the norm to `dx_ND`, in place; `grad` takes that of the weight where it trains."""
+    """Add the gradient through the norm to `dx_ND`, in place; the norm's own weight is frozen."""
     inverse = buffers.take(f"{name}.inv", x_ND.shape[0], 1, dtype=torch.float32)
     d = buffers.take("norm", *x_ND.shape, dtype=torch.float32).copy_(dnormed_ND)
     product = buffers.take("norm_product", *x_ND.shape, dtype=torch.float32)
-    if grad is not None:
-        grad(torch.mul(d, x_ND, out=product).mul_(inverse).sum(0))
     d.mul_(weight_D.float())
     pull = torch.mul(d, x_ND, out=product).sum(-1, keepdim=True)
     pull.mul_(inverse.pow(3)).div_(x_ND.shape[1])

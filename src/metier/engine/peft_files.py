@@ -186,13 +186,13 @@ def read_adapter(adapter_dir: Path, shape: LlamaShape, *, device: str = "cpu") -
                     )
                 master.copy_(found)
     if tensors:
-        raise ModelError(f"{tensor_path}: {sorted(tensors)[0]} has no place in this base; is it another model's adapter?")
+        raise ModelError(f"{tensor_path}: {sorted(tensors)[0]} has no place in this base. Is it another's adapter?")
     return adapter
 
 
 def _refuse_other_forms(config: dict[str, Any], config_path: Path) -> None:  # Any: JSON values
     """Raise `ModelError` for adapter forms that would be computed wrongly here."""
-    plain = {
+    plain: dict[str, tuple[Any, ...]] = {
         "peft_type": ("LORA",),
         "bias": ("none",),
         "use_dora": (None, False),

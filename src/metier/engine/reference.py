@@ -10,8 +10,8 @@ from metier.core.errors import ModelError
 from metier.core.seeds import generator
 from metier.engine.batch import make_batch, micro_batch
 from metier.engine.handle import Handle
-from metier.engine.load import load
 from metier.engine.llama import Stack
+from metier.engine.load import load
 from metier.engine.lowrank import Working
 
 __all__ = ["verify_against_reference"]

@@ -22,9 +22,6 @@ from metier.core.seeds import generator
 
 __all__ = ["Chosen", "Request", "Sample", "SamplingParams", "choose_tokens"]
 
-BF16_TIE = 2.0**-7
-"""Two bf16 numbers within this share of the larger one may have been in the other order before rounding."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
@@ -90,8 +87,9 @@ def choose_tokens(
 ) -> Chosen:
     """The next token of each row: greedy where the temperature is 0, else one draw from the row's generator.
 
-    bf16 logits are too coarse to order the best few tokens (steps of 0.125 from 16 up), so the
-    candidates that rounding may have swapped are scored again in fp32 from the same hidden state.
+    bf16 logits are too coarse to tell the best few tokens apart (steps of 0.125 from 16 up), so
+    tokens that round to one maximum are scored again in fp32 from the same hidden state. Rounding
+    keeps order, so the best is always among them.
     """
     rows, tokens, scores = _candidates(logit_BV)
     if logit_BV.dtype != torch.float32:
@@ -117,7 +115,7 @@ def choose_tokens(
 
 
 def _candidates(logit_BV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(row, token, logit) of every token that may be a row's best, in the order of rows, then tokens.
+    """(row, token, logit) of every token that has a row's highest logit, in the order of rows, then tokens.
 
     Maxima of chunks first: torch's argmax over a wide row is ten times slower than amax.
     """
@@ -126,10 +124,9 @@ def _candidates(logit_BV: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     chunk_BCW = logit_BV.view(num_rows, vocab // width, width)
     high_BC = chunk_BCW.amax(-1).float()
     best_B1 = high_BC.amax(-1, keepdim=True)
-    floor_B1 = best_B1 if logit_BV.dtype == torch.float32 else best_B1 - BF16_TIE * best_B1.abs()
-    row_N, chunk_N = torch.nonzero(high_BC >= floor_B1, as_tuple=True)
+    row_N, chunk_N = torch.nonzero(high_BC == best_B1, as_tuple=True)
     value_NW = chunk_BCW[row_N, chunk_N].float()
-    at_M, offset_M = torch.nonzero(value_NW >= floor_B1[row_N], as_tuple=True)
+    at_M, offset_M = torch.nonzero(value_NW == best_B1[row_N], as_tuple=True)
     return row_N[at_M], chunk_N[at_M] * width + offset_M, value_NW[at_M, offset_M]
 
 

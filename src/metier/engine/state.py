@@ -137,7 +137,6 @@ def _identity(trainer: Trainer) -> dict[str, Any]:  # Any: JSON values
     adapter = handle.adapter
     return {
         "base_sha256": handle.base_sha256,
-        "method": handle.method,
         "adapter": None if adapter is None else [adapter.rank, adapter.scale, adapter.first_layer],
         "dtype": str(handle.dtype).removeprefix("torch."),
         "threads": handle.threads,

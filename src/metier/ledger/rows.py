@@ -75,7 +75,7 @@ def record_rows(ledger: Ledger, records: Iterable[RowRecord]) -> int:
 
     Raises:
         DataError: a record is not complete.
-        StoreError: a row id stands already with another metadata hash.
+        StoreError: one row stands twice among the records, with different values.
     """
     with ledger.writing("rows_recorded") as transaction:
         return transaction.put(row, [{**asdict(record), "state": record.state.value} for record in records])

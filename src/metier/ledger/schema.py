@@ -79,7 +79,7 @@ TABLES: Mapping[str, Table] = {name: table for name, table in metadata.tables.it
 """Every table whose records are written by events."""
 
 MUTABLE: Mapping[str, frozenset[str]] = {
-    "row": frozenset({"object_ref", "state", "reason", "rule_version", "survivor"}),
+    "row": frozenset({"object_ref", "meta_hash", "state", "reason", "rule_version", "survivor"}),
     "subject_key": frozenset({"key_ref", "destroyed_at"}),
     "look": frozenset({"state", "finished_at", "result_hash"}),
     "run": frozenset({"state", "finished", "note"}),

@@ -1,6 +1,6 @@
 """Messages to tokens and a mask of trained tokens, and back; what must hold is checked on every row."""
 
-from metier.render.invariants import check_invariants
+from metier.render.invariants import check_invariants, show
 from metier.render.renderer import RenderedRow, RenderedRows, Renderer, with_instruction
 from metier.render.template import Conversation
 
@@ -10,5 +10,6 @@ __all__ = [
     "RenderedRows",
     "Renderer",
     "check_invariants",
+    "show",
     "with_instruction",
 ]

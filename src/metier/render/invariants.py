@@ -1,4 +1,4 @@
-"""The rendering invariants by a second, slower road.
+"""The rendering invariants by a second, slower road, and a row as the model sees it.
 
 `Renderer` finds trained turns by prefixes of one batch; here every turn is rendered again through the
 tokenizer's own `apply_chat_template` and read token by token. Disagreement stops the run.
@@ -7,13 +7,14 @@ tokenizer's own `apply_chat_template` and read token by token. Disagreement stop
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from metier.core.errors import ModelError
 from metier.core.rows import Role, Row
 from metier.render.renderer import RenderedRow, Renderer, trained_turns, training_messages, with_instruction
 from metier.render.template import Conversation, template_message
 
-__all__ = ["check_invariants"]
+__all__ = ["check_invariants", "show"]
 
 
 def check_invariants(renderer: Renderer, rows: Iterable[Row], instruction: str | None = None) -> int:
@@ -70,3 +71,10 @@ def _broken(row: Row, what: str) -> ModelError:
         f"row {row.row_id}: {what}. Nothing was trained; report the row and the chat template, and do not tune "
         "this base model until they agree."
     )
+
+
+def show(renderer: Renderer, rendered: RenderedRow) -> list[tuple[str, bool]]:
+    """The row as the model sees it: pieces of text, each with whether it is trained."""
+    marked = zip(rendered.tokens, (value > 0 for value in rendered.weight), strict=True)
+    groups = groupby(marked, key=lambda pair: pair[1])
+    return [(renderer.template.decode([token for token, _ in group]), trained) for trained, group in groups]

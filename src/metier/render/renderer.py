@@ -2,7 +2,7 @@ r"""Rows to tokens and back: what a model is prompted with, which tokens are tra
 
     >>> renderer = Renderer(base.dir)  # doctest: +SKIP
     >>> rendered = renderer.train_row(row)  # doctest: +SKIP
-    >>> renderer.show(rendered)  # doctest: +SKIP
+    >>> show(renderer, rendered)  # doctest: +SKIP
     [("<|im_start|>user\nWhere is 4411?<|im_end|>\n<|im_start|>assistant\n", False),
      ("It left on Monday.<|im_end|>", True), ("\n", False)]
 
@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from metier.core.errors import DataError, ModelError
@@ -132,12 +131,6 @@ class Renderer:
         """The reply text of sampled tokens: up to the end of turn, which is left out."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
         return self.template.decode(tokens[:end])
-
-    def show(self, rendered: RenderedRow) -> list[tuple[str, bool]]:
-        """The row as the model sees it: pieces of text, each with whether it is trained."""
-        marked = zip(rendered.tokens, (value > 0 for value in rendered.weight), strict=True)
-        groups = groupby(marked, key=lambda pair: pair[1])
-        return [(self.template.decode([token for token, _ in group]), trained) for trained, group in groups]
 
     def train_row(self, row: Row, instruction: str | None = None) -> RenderedRow:
         """The row's tokens and which of them are trained.

@@ -60,7 +60,7 @@ def cut_rows(session: Session, ground: Ground) -> Parts:
         "split",
         version=SPLIT_VERSION,
         inputs={"rows": ground.stage_hash},
-        config={"question": config.question(), "seed": config.project.seed, "near_dup": config.clean.near_dup},
+        config={"question": session.question, "seed": config.project.seed, "near_dup": config.clean.near_dup},
         work=work,
     )
     stored = read_json(stage.dir / "split.json")
@@ -91,7 +91,7 @@ def _freeze_and_seal(
     """Record question, dataset, split and seal; all of it may be repeated after a kill and gives the same."""
     from metier.ledger import freeze_question, record_dataset, record_split, seal_holdout
 
-    question = freeze_question(session.ledger, session.config.question())
+    question = freeze_question(session.ledger, session.question)
     dataset_version = record_dataset(session.ledger, [row.row_id for row in ground.kept])
     part_by_origin = {row.origin_id: name for name, rows in parts.items() for row in rows}
     split = record_split(
@@ -99,7 +99,8 @@ def _freeze_and_seal(
         dataset_version=dataset_version,
         question_hash=question.hash,
         parts=part_by_origin,
-        certificate=certificate,
+        # Metadata is no part of a row id, yet groups and times decide the split: another day is another split.
+        certificate={**certificate, "rows": ground.stage_hash},
     )
     holdout = parts["holdout"]
     seal_holdout(

@@ -83,9 +83,7 @@ def read_and_check(session: Session) -> Ground:
     session.progress.say(f"{result.num_read} rows read, {len(result.kept)} kept, {aside}, {len(result.failed)} failed")
     for failure in result.failed[:5]:
         session.progress.say(f"{failure.where}: {failure.message}")
-    content = value_hash(
-        [sorted((row.origin_id, row.row_id) for row in result.kept), sorted(asdict(config.metric).items())]
-    )
+    content = value_hash(sorted((row.origin_id, row.row_id, _meta_hash(row)) for row in result.kept))
     return Ground(result=result, controls=controls, stage_hash=content)
 
 
@@ -95,14 +93,7 @@ def file_hashes(session: Session) -> dict[str, str]:
 
     patterns = (*session.config.data.files, *session.config.split.holdout_files)
     found = {name: file_sha256(path) for name, path in expand(patterns, session.project_dir)}
-    own_code = [
-        str(c.args.get("function", "")).partition(":")[0] for c in session.config.convention if c.check == "python"
-    ]
-    for module in own_code:
-        path = session.project_dir / f"{module.replace('.', '/')}.py"
-        if path.exists():
-            found[path.name] = file_sha256(path)
-    return found
+    return {**found, **session.own_code}
 
 
 def _record(session: Session, result: CurateResult) -> None:
@@ -141,5 +132,9 @@ def _record(session: Session, result: CurateResult) -> None:
 def _row_record(row: Row, state: Any, **facts: str) -> Any:  # Any: RowState and RowRecord, imported lazily
     from metier.ledger import RowRecord
 
-    meta_hash = value_hash(row.meta.model_dump(mode="json"))
-    return RowRecord(row_id=row.row_id, origin_id=row.origin_id, meta_hash=meta_hash, state=state, **facts)
+    return RowRecord(row_id=row.row_id, origin_id=row.origin_id, meta_hash=_meta_hash(row), state=state, **facts)
+
+
+def _meta_hash(row: Row) -> str:
+    """Hash of a row's metadata, which is no part of its id."""
+    return value_hash(row.meta.model_dump(mode="json"))

@@ -77,7 +77,7 @@ def look_at_holdout(session: Session, parts: Parts, trials: Sequence[FittedTrial
     stage = session.stage(
         "look",
         version=LOOK_VERSION,
-        inputs={"split": parts.split_id, "arms": fingerprints, "question": session.config.question_hash()},
+        inputs={"split": parts.split_id, "arms": fingerprints, "question": session.question_hash},
         config=None,
         work=work,
         resumable=True,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from metier.arms import Replier, read_wordings
 from metier.core.errors import DataError, ModelError
+from metier.core.hashing import file_sha256, value_hash
 from metier.core.project_file import ProjectConfig
 from metier.road.progress import Progress
 from metier.road.workspace import Stage, Workspace
@@ -80,6 +81,25 @@ class Session:
         from metier.conventions import describe
 
         return read_wordings(self.project_dir, self.config.project.guidelines, describe(self.conventions))
+
+    @cached_property
+    def own_code(self) -> dict[str, str]:
+        """SHA-256 of every file of the project that grades replies, by its name."""
+        named = [str(c.args.get("function", "")).partition(":")[0] for c in self.config.convention if c.check == "python"]
+        paths = {f"{module.replace('.', '/')}.py" for module in named}
+        return {name: file_sha256(self.project_dir / name) for name in sorted(paths) if (self.project_dir / name).exists()}
+
+    @cached_property
+    def question(self) -> dict[str, Any]:
+        """What the verdict is about: the question's tables, what a group and a time are, and the code that grades."""
+        data = self.config.data
+        columns = {"groups": list(data.groups), "time": data.time, "attributes": list(data.attributes)}
+        return {**self.config.question(), "columns": columns, "code": self.own_code}
+
+    @property
+    def question_hash(self) -> str:
+        """SHA-256 of `question`."""
+        return value_hash(self.question)
 
     @property
     def group_column(self) -> str:

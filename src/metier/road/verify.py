@@ -128,7 +128,7 @@ def _verdict_problems(session: Session, report: Report) -> list[str]:
         facts=report.provenance["before_look"],
     )  # fmt: skip
     problems = []
-    if session.config.question_hash() != report.question.hash:
+    if session.question_hash != report.question.hash:
         problems.append(
             "metier.toml asks another question than the report answers; the verdict is checked under the new one."
         )

@@ -161,11 +161,12 @@ def _check_purge(purged: list[Purged], train: list[Row], config: SplitConfig) ->
     if share > config.max_purge:
         reasons = ", ".join(f"{reason} {num}" for reason, num in sorted(Counter(p.reason for p in purged).items()))
         example = purged[0].row.meta
+        do = "name [data] groups and use generalise_to = 'new_groups', " if config.generalise_to == "later" else ""
         raise DataError(
             f"split: {len(purged)} of {len(purged) + len(train)} train rows ({share:.0%}) are too close to the "
             f"hold-out or dev ({reasons}; for example {example.source}:{example.source_row}); expected at most "
-            f"{config.max_purge:.0%}. The rows repeat one another: name [data] groups and use generalise_to = "
-            "'new_groups', remove repeats, or raise [clean] near_dup or [split] max_purge."
+            f"{config.max_purge:.0%}. The rows repeat one another: {do}remove repeats, or raise [clean] near_dup or "
+            "[split] max_purge."
         )
 
 

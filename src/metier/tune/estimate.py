@@ -1,7 +1,7 @@
 """What a run will take, before it starts: minutes from a measured speed, memory from the shapes.
 
     >>> speed = measure_speed(handle, rows, config)  # doctest: +SKIP
-    >>> estimate(num_tokens=200_000, dev_tokens=20_000, shape=handle.shape, config=config, speed=speed)  # doctest: +SKIP
+    >>> estimate(num_tokens=200_000, dev_tokens=20_000, shape=shape, config=config, speed=speed)  # doctest: +SKIP
     TuneEstimate(minutes=11.2, gib=1.9, num_steps=195)
 
 Speed is measured on this machine for a few seconds and carried to other depths by counting products.
@@ -9,7 +9,6 @@ Speed is measured on this machine for a few seconds and carried to other depths 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING
 from metier.core.errors import DataError
 from metier.core.settings import TuneConfig
 from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
-from metier.engine.loop import MICRO_TOKENS, trainer_of
+from metier.engine.attention import QUERY_BLOCK
+from metier.engine.head import CHUNK
+from metier.engine.loop import MICRO_TOKENS, MIN_WORKER_TOKENS, trainer_of
 from metier.engine.peft_files import linear_widths
 from metier.engine.weights import LlamaShape
 from metier.tune.schedule import DEFAULT_PASSES
@@ -110,14 +111,14 @@ def peak_gib(
     num_embeddings = 1 if shape.tied_head else 2
     base = p * (shape.num_layers * layer_weights + num_embeddings * shape.vocab * d + d)
     masters = depth * config.rank * sum(map(sum, widths.values()))
-    workers = max(1, min(threads, config.step_tokens // 256))
+    workers = max(1, min(threads, config.step_tokens // MIN_WORKER_TOKENS))
     # fp32 masters, two moments, one export; a gradient per worker; copies for the products.
     adapter = masters * (4 * 4 + 4 * workers + 2 * p)
     tokens = max(min(MICRO_TOKENS, config.step_tokens // workers), longest_row)
-    scores = shape.num_heads * min(longest_row, 1024)
-    kept = p * (2 * d + 2 * q + 2 * kv + 2 * f + 7 * config.rank + scores) + 8 * d + 8
-    passing = p * (4 * d + 3 * (q + 2 * kv) + 5 * f + 4 * q + 2 * scores) + 4 * (4 * d + 2 * (q + kv))
-    logits = 128 * shape.vocab * (4 + (p if p < 4 else 0))
+    kept = p * (2 * d + 2 * q + 2 * kv + 2 * f + 7 * config.rank) + 8 * d + 8
+    weights = 3 * shape.num_heads * min(longest_row, QUERY_BLOCK)
+    passing = p * (4 * d + 3 * (q + 2 * kv) + 5 * f + 4 * q + weights) + 4 * (4 * d + 2 * (q + kv))
+    logits = CHUNK * shape.vocab * (4 + (p if p < 4 else 0))
     activations = workers * (tokens * (depth * kept + passing) + logits)
     return RUNTIME_GIB + (base + adapter + activations) / 2**30
 
@@ -132,7 +133,8 @@ def measure_speed(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfi
     kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
     if not kept:
         raise DataError(f"measure_speed: 0 of {len(rows)} rows have at most {config.max_row_tokens} tokens.")
-    normal, num_tokens = [], 0
+    normal: list[RenderedRow] = []
+    num_tokens = 0
     for row in kept:
         if normal and num_tokens + len(row.tokens) > config.step_tokens:
             break
@@ -153,7 +155,7 @@ def measure_speed(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfi
         score_tokens_per_s=stats.num_tokens / score_s,
         depth=handle.shape.num_layers - adapter.first_layer,
         trained_ratio=stats.num_trained / stats.num_tokens,
-        threads=handle.threads or len(os.sched_getaffinity(0)),
+        threads=handle.threads,
         product_bytes=handle.dtype.itemsize,
         seconds=time.perf_counter() - started,
     )

@@ -1,6 +1,6 @@
 """`metrics.jsonl`: one JSON object a step, names `stage/quantity_unit`.
 
-    {"step": 40, "tune/loss_nats": 1.31, "time/step_s": 0.42}
+{"step": 40, "tune/loss_nats": 1.31, "time/step_s": 0.42}
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ class _Run:
     def _note_dev(self, step: int, dev_loss: float) -> None:
         """Keep the adapter where no earlier one was as good on dev."""
         if not dev_loss < float("inf"):
-            raise ModelError(f"step {step}: the dev loss is {dev_loss}; lower tune.lr. Nothing was exported at this step.")
+            raise ModelError(f"step {step}: the dev loss is {dev_loss}; lower tune.lr. This step was not exported.")
         self.dev_curve.append((step, dev_loss))
         log.info("step %d of %d: dev loss %.4f nats", step, len(self.steps), dev_loss)
         if not self.best or dev_loss < self.best["dev_loss"]:

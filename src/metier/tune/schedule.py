@@ -25,7 +25,7 @@ def default_lr(width: int, *, method: str, num_steps: int) -> float:
     Source: Schulman et al. 2025, "LoRA without regret", the fit over Llama models. Dev losses around the value
     it gives for SmolLM2-135M are in docs/tune.md.
     """
-    full = 5e-5 * (2000 / width) ** 0.781
+    full: float = 5e-5 * (2000 / width) ** 0.781
     if method == "full":
         return full
     return full * (15 if num_steps < 100 else 10)

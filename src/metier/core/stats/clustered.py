@@ -76,10 +76,10 @@ def grouped_mean(value_N: npt.ArrayLike, group_N: Keys) -> GainEstimate:
     """The mean of values in groups, ready for one-sided t bounds at any level.
 
     Variance is CR2; degrees of freedom are Bell-McCaffrey's, the smaller of those for independent rows and for rows
-    that correlate within groups as these do: with very unequal groups the first alone lets .06 to .066 of 95 %
-    intervals miss (simulated), the smaller one at most .05. Where every group has the same mean (no variance to
-    work with), one group at +1 and one at -1 are added, as Bonett & Price do with rows: a bound of zero width
-    would claim certainty.
+    that correlate within groups as these do: with very unequal groups the first alone lets up to .067 of 95 %
+    intervals miss, the smaller one at most .046 (`benchmarks/decision_rates.py`). Where every group has the same mean
+    (no variance to work with), one group at +1 and one at -1 are added, as Bonett & Price do with rows: a bound of
+    zero width would claim certainty.
 
     Raises:
         DataError: fewer than five groups, values that are not finite, lengths that differ.

@@ -1,0 +1,155 @@
+"""Loading: what is refused, and that new adapters and fingerprints are what they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from metier.core.errors import ModelError, StoreError
+from metier.engine import AdapterSpec, close, export_adapter, load, load_state, read_shape, save_state
+from metier.engine.handle import Handle
+from tests.engine.builders import tiny_base
+
+SPEC = AdapterSpec(rank=2, alpha=4.0)
+
+
+def with_config(model_dir: Path, **changes: object) -> Path:
+    config = json.loads((model_dir / "config.json").read_text())
+    (model_dir / "config.json").write_text(json.dumps({**config, **changes}))
+    return model_dir
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"model_type": "qwen3"}, "model_type is 'qwen3'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"model_type": "mistral", "sliding_window": 4096}, "sliding_window is 4096"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_parameters is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+    ],
+)
+def test_architectures_the_block_does_not_compute_are_refused(
+    tmp_path: Path, changes: dict[str, object], found: str
+) -> None:
+    with pytest.raises(ModelError, match=f"config.json: {found}.*Choose such a base"):
+        load(with_config(tiny_base(tmp_path), **changes))
+
+
+def test_folders_without_config_or_safetensors_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json: not readable .*expected a model folder"):
+        load(tmp_path)
+    base_dir = tiny_base(tmp_path / "base")
+    (base_dir / "model.safetensors").rename(base_dir / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="expected model.safetensors, found none; only safetensors are read"):
+        load(base_dir)
+
+
+def test_a_missing_or_misshapen_weight_is_named(tmp_path: Path) -> None:
+    base_dir = tiny_base(tmp_path)
+    path = base_dir / "model.safetensors"
+    tensors = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({**tensors, name: tensors[name][:-1].clone()}, path)
+    with pytest.raises(ModelError, match=rf"weight {name} has shape \(79, 48\); config.json says \(80, 48\)"):
+        load(base_dir)
+    save_file({key: value for key, value in tensors.items() if key != name}, path)
+    with pytest.raises(ModelError, match=f"weight {name} is missing"):
+        load(base_dir)
+
+
+def test_old_and_new_spellings_of_rotary_settings_are_read(tmp_path: Path) -> None:
+    base_dir = tiny_base(tmp_path)
+    with_config(base_dir, rope_parameters={"rope_type": "default", "rope_theta": 5000.0})
+    assert read_shape(base_dir).rope_theta == 5000.0
+    with_config(base_dir, rope_parameters=None, rope_theta=7000.0)
+    assert read_shape(base_dir).rope_theta == 7000.0
+
+
+def test_fused_matrices_hold_the_parts_in_order(tmp_path: Path) -> None:
+    base_dir = tiny_base(tmp_path)
+    tensors = load_file(base_dir / "model.safetensors")
+    layer = load(base_dir, dtype="fp32").weights.layers[2]
+    assert torch.equal(layer.qkv[48:64], tensors["model.layers.2.self_attn.k_proj.weight"])
+    assert torch.equal(layer.gate_up[80:], tensors["model.layers.2.mlp.up_proj.weight"])
+
+
+def adapted(tmp_path: Path, seed: int = 0) -> Handle:
+    return load(tiny_base(tmp_path / "base"), adapter=SPEC, seed=seed, dtype="fp32")
+
+
+def test_the_fingerprint_moves_with_every_weight_and_not_with_anything_else(tmp_path: Path) -> None:
+    handle = adapted(tmp_path)
+    assert handle.fingerprint == adapted(tmp_path).fingerprint
+    assert handle.fingerprint != adapted(tmp_path, seed=1).fingerprint
+    assert handle.fingerprint != load(tmp_path / "base", dtype="fp32").fingerprint
+    before = handle.fingerprint
+    handle.require_adapter("test").layers[2]["down_proj"].b[0, 0] = 1e-30
+    assert handle.fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"use_dora": True}, "use_dora is True"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern is"),
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+    ],
+)
+def test_adapter_forms_that_are_not_computed_are_refused(
+    tmp_path: Path, changes: dict[str, object], found: str
+) -> None:
+    adapter_dir = export_adapter(adapted(tmp_path), tmp_path / "adapter")
+    path = adapter_dir / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(ModelError, match=f"{found}.*computes plain LoRA"):
+        load(tmp_path / "base", adapter=adapter_dir)
+
+
+def test_an_adapter_of_another_base_and_a_partial_one_are_refused(tmp_path: Path) -> None:
+    adapter_dir = export_adapter(adapted(tmp_path), tmp_path / "adapter")
+    deeper = tiny_base(tmp_path / "deeper", num_layers=4)
+    with pytest.raises(ModelError, match=r"layers\.3\.self_attn\.q_proj\.lora_A\.weight is missing.*must be adapted"):
+        load(deeper, adapter=adapter_dir)
+    shallower = tiny_base(tmp_path / "shallower", num_layers=2)
+    with pytest.raises(ModelError, match=r"layers\.2\..*has no place in this base"):
+        load(shallower, adapter=adapter_dir)
+    with pytest.raises(ModelError, match="not readable as an adapter"):
+        load(deeper, adapter=tmp_path / "nowhere")
+
+
+def test_a_scale_by_the_root_of_the_rank_is_read_as_such(tmp_path: Path) -> None:
+    adapter_dir = export_adapter(adapted(tmp_path), tmp_path / "adapter")
+    path = adapter_dir / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "use_rslora": True}))
+    adapter = load(tmp_path / "base", adapter=adapter_dir).require_adapter("test")
+    assert adapter.scale == pytest.approx(4 / 2**0.5)  # alpha / sqrt(rank)
+
+
+def test_a_rank_or_layer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    base_dir = tiny_base(tmp_path)
+    with pytest.raises(ModelError, match="rank 0, first_layer 0; expected a rank of 1 or more"):
+        load(base_dir, adapter=AdapterSpec(rank=0, alpha=1.0))
+    with pytest.raises(ModelError, match="first_layer 3; expected a rank of 1 or more and a layer below 3"):
+        load(base_dir, adapter=AdapterSpec(rank=1, alpha=1.0, first_layer=3))
+
+
+def test_a_checkpoint_of_other_settings_or_none_is_refused(tmp_path: Path) -> None:
+    handle = adapted(tmp_path)
+    save_state(handle, tmp_path / "state")
+    other = load(tmp_path / "base", adapter=AdapterSpec(rank=3, alpha=4.0), dtype="fp32")
+    with pytest.raises(ModelError, match=r"made with adapter = \[2, 2\.0, 0\], this run has \[3, 1\.33.*same settings"):
+        load_state(other, tmp_path / "state")
+    with pytest.raises(StoreError, match="expected a checkpoint, found none"):
+        load_state(handle, tmp_path / "nowhere")
+    (tmp_path / "state" / "state.safetensors").write_bytes(b"cut")
+    with pytest.raises(StoreError, match="not readable as a checkpoint"):
+        load_state(handle, tmp_path / "state")
+    close(other)
+    close(handle)
