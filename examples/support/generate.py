@@ -173,9 +173,9 @@ def settle(intent: str, days: int, *, policy: str) -> str:
 
 
 def write_reply(desk: Desk, slots: Record, outcome: str) -> str:
-    """A reply of four parts: opening, settlement, next step, sign-off."""
+    """A reply of three parts: opening, settlement, sign-off."""
     reply = desk.wording["reply"]
-    pools = (reply["opening"], reply["outcome"][outcome]["settle"], reply["outcome"][outcome]["next"])
+    pools = (reply["opening"], reply["outcome"][outcome]["settle"])
     body = " ".join(desk.pick(pool) for pool in pools).format(**slots)
     return f"{body}\n{reply['sign_off']}"
 

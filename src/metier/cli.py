@@ -26,6 +26,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, row counts and the estimate, then stop.")]
 HERE = Path()
+INTERRUPTED = 130
 
 
 def emit(value: dict[str, Any], text: str, *, as_json: bool) -> None:
@@ -230,15 +231,14 @@ def main(argv: list[str] | None = None) -> int:
 
     command = typer.main.get_command(app)
     try:
-        return int(command.main(args=argv, prog_name="metier", standalone_mode=False) or 0)
+        code = int(command.main(args=argv, prog_name="metier", standalone_mode=False) or 0)
     except MetierError as err:
         if os.environ.get("METIER_TRACEBACK") == "1":
             raise
         sys.stderr.write(f"error: {err}\n")
         return err.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted: what was finished is kept; the same command resumes.\n")
-        return 130
+        code = INTERRUPTED
     except BrokenPipeError:
         return 0
     except Exception as err:
@@ -247,6 +247,9 @@ def main(argv: list[str] | None = None) -> int:
             raise
         shown()
         return int(getattr(err, "exit_code", 2))  # getattr: click's exit code
+    if code == INTERRUPTED:  # typer turns an interrupt into this code and says nothing
+        sys.stderr.write("interrupted: what was finished is kept; the same command resumes.\n")
+    return code
 
 
 def entry() -> None:

@@ -61,11 +61,12 @@ def test_a_micro_batch_leaves_out_what_no_loss_sees_and_points_at_the_trained_pl
     ]
     micro = micro_batch(make_batch(rows), [0, 1])
     assert micro.rows == (1, 0)  # shortest first
-    assert micro.input_N.tolist() == [20, 10, 11, 12]  # 13 predicts 14, which is not trained; 21 predicts nothing
-    assert micro.select_M.tolist() == [0, 2, 3]
-    assert micro.target_M.tolist() == [21, 12, 13]
-    assert micro.weight_M.tolist() == [2.0, 1.0, 0.5]
-    assert micro.place_M.tolist() == [6, 2, 3]
+    assert micro.num_inputs == 4 and len(micro.input_N) == len(micro.select_M) == 32
+    assert micro.input_N[:4].tolist() == [20, 10, 11, 12]  # 13 predicts 14, which is not trained; 21 predicts nothing
+    assert micro.select_M[:3].tolist() == [0, 2, 3]
+    assert micro.target_M[:3].tolist() == [21, 12, 13]
+    assert micro.weight_M.tolist() == [2.0, 1.0, 0.5] + 29 * [0.0]
+    assert micro.place_P.tolist() == [6, 2, 3]
 
 
 def test_attention_groups_pad_at_most_a_fifth() -> None:
@@ -73,9 +74,9 @@ def test_attention_groups_pad_at_most_a_fifth() -> None:
     rows = [RenderedRow(str(i), [1] * n, [0.0] * (n - 1) + [1.0]) for i, n in enumerate(lengths)]
     micro = micro_batch(make_batch(rows), range(40))
     padded = sum(group.rows * group.length for group in micro.groups)
-    assert micro.input_N.numel() == sum(lengths) - 40
-    assert padded * 0.8 <= micro.input_N.numel()
-    assert [group.stop for group in micro.groups][-1] == micro.input_N.numel()
+    assert micro.num_inputs == sum(lengths) - 40
+    assert padded * 0.8 <= micro.num_inputs + sum(16 * group.rows for group in micro.groups)
+    assert [group.stop for group in micro.groups][-1] == micro.num_inputs
     assert sum(group.rows for group in micro.groups) == 40
 
 

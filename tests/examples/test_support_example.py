@@ -17,7 +17,7 @@ from metier.core.project_file import ProjectConfig, load_project_file
 from metier.core.rows import Message, Meta, Role, Row, make_row
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "support"
-HOLDOUT_ROWS, DEV_ROWS = 150, 80
+HOLDOUT_ROWS, DEV_ROWS = 100, 40
 
 
 @lru_cache(maxsize=1)

@@ -52,9 +52,20 @@ def project(finished_project: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def lean_project(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
+def keyed_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lean project with its keys and nothing else: copies of it have the same row ids. Never changed."""
+    from metier.ledger import project_key, seal_key
+
+    project_dir = write_project(tmp_path_factory.mktemp("keyed") / "project")
+    project_key(project_dir)
+    seal_key(project_dir)
+    return project_dir
+
+
+@pytest.fixture(scope="session")
+def lean_project(keyed_project: Path, tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
     """A finished run without few-shot and retrieval, for tests that run again. Never changed: copy it."""
-    project_dir = write_project(tmp_path_factory.mktemp("lean") / "project")
+    project_dir = copy_of(keyed_project, tmp_path_factory.mktemp("lean") / "project")
     finished(project_dir, cache_dir)
     return project_dir
 
@@ -66,6 +77,6 @@ def lean(lean_project: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Path:
-    """The lean project, never run."""
-    return write_project(tmp_path / "fresh")
+def fresh(keyed_project: Path, tmp_path: Path) -> Path:
+    """The lean project, never run, with the keys that `lean_project` has."""
+    return copy_of(keyed_project, tmp_path / "fresh")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.road.running import metier
+from tests.road.running import events_of, metier
 from tests.road.small_project import LEAN, rows, write_project, write_records
 
 MARGIN = "margin = 0.1\nplan_gain = 0.3"
@@ -67,7 +67,8 @@ def test_a_given_test_set_is_the_hold_out(tmp_path: Path) -> None:
 
 
 def test_whole_customers_are_held_out_where_new_groups_are_claimed(tmp_path: Path) -> None:
-    text = LEAN.replace("holdout_rows = 24", 'holdout_rows = 24\ngeneralise_to = "new_groups"\nmax_purge = 0.5')
+    claim = 'holdout_rows = 24\ngeneralise_to = "new_groups"\nmax_purge = 0.5\nmin_holdout_groups = 10'
+    text = LEAN.replace("holdout_rows = 24", claim)
     project = write_project(tmp_path / "p", text=text, records=rows(120))
     ran = metier("run", "-C", project, "--json")
     assert ran.code == 0, ran.err
@@ -87,17 +88,28 @@ def test_a_rival_that_costs_nothing_may_be_the_only_one(tmp_path: Path) -> None:
 
 
 def test_a_guard_on_a_slice_watches_its_rows_alone(tmp_path: Path) -> None:
-    text = LEAN.replace('on = "greeting"', 'on = "region=north"')
+    text = LEAN.replace('on = "greeting"', 'on = "region=north"').replace("holdout_rows = 24", "holdout_rows = 40")
     ran = metier("run", "-C", write_project(tmp_path / "p", text=text), "--json")
     assert ran.code == 0, ran.err
     (guard,) = ran.json["guards"]
-    assert guard["num_rows"] == 12
+    assert guard["num_rows"] == 20, "every other row is of the north"
     assert guard["state"] == "failed"
 
 
-def test_a_guard_on_something_that_is_not_scored_is_refused_before_the_look(tmp_path: Path) -> None:
-    text = LEAN.replace('on = "greeting"', 'on = "greting"')
-    ran = metier("run", "-C", write_project(tmp_path / "p", text=text))
-    assert ran.code == 2
-    assert "[[guard]] 'greeting kept' is on 'greting'" in ran.err
-    assert "greeting" in ran.err.split("expected")[1]
+@pytest.mark.parametrize(
+    ("on", "code", "said"),
+    [
+        ("greting", 2, "is on 'greting'; did you mean 'greeting'? Or name a slice: region=north."),
+        ("chanel=mail", 2, "is on 'chanel=mail'; add 'chanel' to [data] attributes, so that rows carry it."),
+        ("region=north", 1, "is on 'region=north': 12 of 24 hold-out rows; expected at least 20."),
+        ("region=west", 1, "is on 'region=west': 0 of 24 hold-out rows; expected at least 20."),
+    ],
+)
+def test_a_guard_that_says_nothing_is_refused_before_anything_is_frozen(
+    tmp_path: Path, on: str, code: int, said: str
+) -> None:
+    project = write_project(tmp_path / "p", text=LEAN.replace('on = "greeting"', f'on = "{on}"'))
+    ran = metier("run", "-C", project)
+    assert ran.code == code
+    assert f"[[guard]] 'greeting kept' {said}" in ran.err
+    assert not {"question_frozen", "holdout_sealed"} & set(events_of(project))

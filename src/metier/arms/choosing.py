@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "choices_as_json", "choices_from_json", "choose_on_dev"]
 
-SCREEN_ROWS = 24
-FINALISTS = 3
+SCREEN_ROWS = 12
+FINALISTS = 2
 
 
 class Chosen(NamedTuple):

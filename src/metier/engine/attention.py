@@ -10,6 +10,7 @@ head (H = K G), E head width, W = (H + 2 K) E.
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
 from math import prod
 
@@ -39,9 +40,20 @@ class Buffers:
         if found is None or found.numel() < size:
             self.flat.pop((name, dtype), None)
             del found
-            found = torch.empty(-(-size // 65536) * 65536, dtype=dtype, device=self.device)
+            found = self._fresh(size, dtype)
             self.flat[name, dtype] = found
         return found[:size].view(shape)
+
+    def _fresh(self, size: int, dtype: torch.dtype) -> Tensor:
+        """New memory straight from the system, given back whole when it is outgrown.
+
+        Through malloc, outgrown buffers stay behind as holes: a run of 27 steps held 5.1 GiB instead of 2.
+        """
+        size = -(-size // 65536) * 65536
+        if torch.device(self.device).type != "cpu":
+            return torch.empty(size, dtype=dtype, device=self.device)
+        pages = mmap.mmap(-1, size * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(pages, dtype=dtype)
 
 
 class Attention:

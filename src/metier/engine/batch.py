@@ -3,7 +3,8 @@
 A step is about `step_tokens` real tokens of randomly drawn rows. Inside, rows lie end to end, so the
 wide products never see padding; only attention pads, within groups of rows of similar length.
 
-Shapes: T tokens of all rows, R rows (+1 for ends), N input tokens of one micro-batch, M trained ones.
+Shapes: T tokens of all rows, R rows (+1 for ends), N input tokens of one micro-batch, M trained ones,
+both filled up; P trained ones without the filling.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ __all__ = ["Batch", "MicroBatch", "make_batch", "micro_batch", "plan_steps", "sp
 
 ATTENTION_COST_TOKENS = 4000
 """Row length at which attention costs as much as all products of a 135M model (measured, docs/tune.md)."""
+
+
+TOKEN_MULTIPLE, LENGTH_MULTIPLE = 32, 16
+"""Packed tokens and attention lengths are rounded up to these: for every new shape a CPU product is compiled anew,
+which takes 1-5 ms and keeps .6 MB (measured), and no two steps would share a shape."""
 
 
 class TokenRow(Protocol):
@@ -141,7 +147,7 @@ class Group(NamedTuple):
     stop: int
     rows: int
     length: int
-    """Longest row of the group."""
+    """Longest row of the group, rounded up."""
     padded_start: int
     """Padded places of the groups before it."""
     pad_from: Tensor | None
@@ -157,14 +163,17 @@ class MicroBatch(NamedTuple):
 
     rows: tuple[int, ...]
     """Indices into the batch, shortest first."""
+    num_inputs: int
+    """Input tokens of the rows; `input_N` is filled up with tokens that no row has and no loss sees."""
     input_N: Tensor
     groups: tuple[Group, ...]
     select_M: Tensor
-    """Input tokens whose next token is trained."""
+    """Input tokens whose next token is trained, filled up with the first input."""
     target_M: Tensor
     weight_M: Tensor
-    place_M: Tensor
-    """Where each target stands in the batch."""
+    """0 where filled up."""
+    place_P: Tensor
+    """Where each target stands in the batch; the filled-up ones are left out."""
 
 
 def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device = "cpu") -> MicroBatch:
@@ -174,17 +183,23 @@ def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device
     order = sorted(rows, key=lambda r: (last[r] - start_R[r], r))
     lengths = [last[r] - start_R[r] for r in order]
     place_N = np.concatenate([np.arange(start_R[r], last[r]) for r in order])
-    select_M = np.flatnonzero(weight_T[place_N + 1])
-    place_M = torch.from_numpy(place_N[select_M] + 1)
+    select_P = np.flatnonzero(weight_T[place_N + 1])
+    place_P = torch.from_numpy(place_N[select_P] + 1)
     return MicroBatch(
         rows=tuple(order),
-        input_N=batch.tokens_T[torch.from_numpy(place_N)].to(device),
+        num_inputs=len(place_N),
+        input_N=_filled(batch.tokens_T[torch.from_numpy(place_N)]).to(device),
         groups=tuple(_groups(lengths, device)),
-        select_M=torch.from_numpy(select_M).to(device),
-        target_M=batch.tokens_T[place_M].to(device),
-        weight_M=batch.weight_T[place_M].to(device),
-        place_M=place_M,
+        select_M=_filled(torch.from_numpy(select_P)).to(device),
+        target_M=_filled(batch.tokens_T[place_P]).to(device),
+        weight_M=_filled(batch.weight_T[place_P]).to(device),
+        place_P=place_P,
     )
+
+
+def _filled(tensor: Tensor) -> Tensor:
+    """The tensor with zeros at its end, up to a multiple of `TOKEN_MULTIPLE`."""
+    return torch.nn.functional.pad(tensor, (0, -len(tensor) % TOKEN_MULTIPLE))
 
 
 def _groups(lengths: Sequence[int], device: str | torch.device) -> list[Group]:
@@ -198,13 +213,13 @@ def _groups(lengths: Sequence[int], device: str | torch.device) -> list[Group]:
         part = lengths[first:end]
         groups.append(_group(at, padded_at, part, device))
         at += sum(part)
-        padded_at += len(part) * part[-1]
+        padded_at += len(part) * groups[-1].length
         first = end
     return groups
 
 
 def _group(start: int, padded_start: int, lengths: Sequence[int], device: str | torch.device) -> Group:
-    length, total = max(lengths), sum(lengths)
+    length, total = max(lengths) + -max(lengths) % LENGTH_MULTIPLE, sum(lengths)
     place_of = (start, start + total, len(lengths), length, padded_start)
     if total == length * len(lengths):
         return Group(*place_of, None, None, None)

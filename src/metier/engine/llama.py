@@ -6,7 +6,8 @@ gradient is computed for frozen weights or below the first adapted layer, and th
 only the tokens whose next token is trained. Products are in the handle's precision; the residual
 stream, norms and the loss are fp32.
 
-Shapes: N packed input tokens, M of them trained, D model width, F feed-forward width.
+Shapes: N packed input tokens, M of them trained (both filled up, see batch), P without the filling,
+D model width, F feed-forward width.
 """
 
 from __future__ import annotations
@@ -39,23 +40,24 @@ class Stack:
     def score(self, micro: MicroBatch) -> Tensor:
         """Negative log-likelihood of every trained token, nats; keeps nothing for a backward pass."""
         x_MD = self._forward(micro, first_kept=self.shape.num_layers)
-        return self.head.score(x_MD, micro.target_M)
+        return self.head.score(x_MD, micro.target_M)[: len(micro.place_P)]
 
     def train(self, micro: MicroBatch, grads: Gradients, *, divide_by: float) -> Tensor:
-        """nll_M; adds the gradient of sum(weight * nll) / divide_by to `grads` unless a loss is not finite."""
+        """nll_P; adds the gradient of sum(weight * nll) / divide_by to `grads` unless a loss is not finite."""
         bottom = self.working.first_layer
         x_MD = self._forward(micro, first_kept=bottom)
-        nll_M, dx = self.head.train(x_MD, micro.target_M, micro.weight_M / divide_by)
-        if not bool(torch.isfinite(nll_M).all()):
-            return nll_M
+        filled_nll_M, dx = self.head.train(x_MD, micro.target_M, micro.weight_M / divide_by)
+        nll_P = filled_nll_M[: len(micro.place_P)]
+        if not bool(torch.isfinite(nll_P).all()):
+            return nll_P
         for i in reversed(range(bottom, self.shape.num_layers)):
             dx = self._backward_ff(i, dx, grads)
             dx = self._backward_attention(i, dx, micro, grads, is_bottom=i == bottom)
-        return nll_M
+        return nll_P
 
     def _forward(self, micro: MicroBatch, *, first_kept: int) -> Tensor:
         """The last block's output at the trained places, (M, D) fp32, before the final norm."""
-        x = self._wide("x0", micro.input_N.numel()).copy_(self.weights.embed_VD[micro.input_N])
+        x = self._wide("x0", len(micro.input_N)).copy_(self.weights.embed_VD[micro.input_N])
         for i in range(self.shape.num_layers):
             # Below the kept layers, two sets of names take turns, so memory does not grow with depth.
             keep = str(i) if i >= first_kept else "-"
@@ -70,8 +72,9 @@ class Stack:
         qkv = self._linear(i, "qkv", layer.qkv, normed, "qkv", keep)
         mixed = self._narrow(f"mixed.{keep}", x.shape[0], layer.out.shape[1])
         self.attention.forward(qkv, micro.groups, mixed, keep="" if keep == "-" else f"a{keep}.")
+        mixed[micro.num_inputs :] = 0  # filled-up tokens belong to no group; what the memory held must not spread
         if i == s.num_layers - 1:
-            num = micro.select_M.numel()
+            num = len(micro.select_M)
             mixed_M = self._narrow(f"mixed_M.{keep}", num, layer.out.shape[1])
             mixed = torch.index_select(mixed, 0, micro.select_M, out=mixed_M)
             x = torch.index_select(x, 0, micro.select_M, out=self._wide("x_M", num))
@@ -108,17 +111,19 @@ class Stack:
 
         The bottom block's input needs no gradient: nothing below it trains.
         """
-        s, n, layer = self.shape, micro.input_N.numel(), self.weights.layers[i]
+        s, n, layer = self.shape, len(micro.input_N), self.weights.layers[i]
         is_top = i == s.num_layers - 1
         dy = self._narrow("dy", *dx.shape).copy_(dx)
         mixed = self._narrow(f"mixed_M.{i}" if is_top else f"mixed.{i}", dx.shape[0], layer.out.shape[1])
         dmixed = self._linear_backward(i, "out", layer.out, mixed, dy, "dmixed", grads)
         if is_top:
+            num = len(micro.place_P)  # the filling repeats the first input and must not overwrite its gradient
             dmixed_N = self._narrow("dmixed_N", n, layer.out.shape[1]).zero_()
-            dmixed = dmixed_N.index_copy_(0, micro.select_M, dmixed)
-            dx = self._wide("dx", n).zero_().index_copy_(0, micro.select_M, dx)
+            dmixed = dmixed_N.index_copy_(0, micro.select_M[:num], dmixed[:num])
+            dx = self._wide("dx", n).zero_().index_copy_(0, micro.select_M[:num], dx[:num])
         dqkv = self._narrow("dqkv", n, layer.qkv.shape[0])
         self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{i}.")
+        dqkv[micro.num_inputs :] = 0
         normed = self._narrow(f"n1.{i}", n, s.width)
         if is_bottom:
             pair, h, g = self._low(i, "qkv", n)

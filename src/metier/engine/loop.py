@@ -133,10 +133,10 @@ class Trainer:
                 for rows in parts[worker::num_workers]:
                     micro = micro_batch(batch, rows, device=device)
                     if divide_by is None:
-                        nll_M = self.stacks[worker].score(micro)
+                        nll_P = self.stacks[worker].score(micro)
                     else:
-                        nll_M = self.stacks[worker].train(micro, self.grads[worker], divide_by=divide_by)
-                    results.append((micro.place_M, nll_M, micro.weight_M))
+                        nll_P = self.stacks[worker].train(micro, self.grads[worker], divide_by=divide_by)
+                    results.append((micro.place_P, nll_P, micro.weight_M[: len(micro.place_P)]))
             return results
 
         futures = [self.pools[worker].submit(work, worker) for worker in range(num_workers)]
@@ -243,6 +243,6 @@ def logprobs(handle: Handle, batch: Batch) -> Future[Tensor]:
 
 def _logprobs(trainer: Trainer, batch: Batch) -> Tensor:
     logp_T = torch.zeros(batch.num_tokens)
-    for place_M, nll_M, _ in trainer.run(batch, divide_by=None):
-        logp_T[place_M.cpu()] = -nll_M.cpu()
+    for place_P, nll_P, _ in trainer.run(batch, divide_by=None):
+        logp_T[place_P] = -nll_P.cpu()
     return logp_T

@@ -44,7 +44,7 @@ def verify_against_reference(handle: Handle, base_dir: Path, *, num_tokens: int 
     stack = Stack(weights, torch.float32, Working(None, weights.shape.num_layers, torch.float32))
     micro = micro_batch(batch, range(len(rows)))
     nll_T = torch.zeros(batch.num_tokens)
-    nll_T[micro.place_M] = stack.score(micro)
+    nll_T[micro.place_P] = stack.score(micro)
     worst = 0.0
     for row, start in zip(rows, batch.row_start_R, strict=False):
         ids = torch.tensor([row.tokens])

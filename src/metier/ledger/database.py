@@ -8,6 +8,7 @@ to migrate.
 from __future__ import annotations
 
 import fcntl
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from metier.core.extras import require
 from metier.core.folders import storage_error
 from metier.ledger.schema import REVISION
 
-__all__ = ["connect", "reading", "upgrade", "where_of", "writing"]
+__all__ = ["connect", "empty_log", "reading", "upgrade", "where_of", "writing"]
 
 BUSY_SECONDS = 30
 MIGRATIONS_DIR = Path(__file__).parent / "migrations"
@@ -93,6 +94,23 @@ def writing(engine: Engine) -> Iterator[Connection]:
                 connection.execute(text(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
             yield connection
+
+
+def empty_log(engine: Engine) -> None:
+    """Move SQLite's write-ahead log into the file and truncate it: no erased value stays behind in it.
+
+    Raises:
+        StoreError: the disk is full; the log keeps what was written.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    try:
+        with engine.connect() as connection:
+            cursor = connection.connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor.close()
+    except (DBAPIError, sqlite3.Error) as err:
+        raise _store_error(where_of(engine), str(err)) from err
 
 
 @contextmanager

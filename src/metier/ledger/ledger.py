@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,11 +33,13 @@ from sqlalchemy import Connection, Engine, Select, Table, bindparam, select
 from metier.core.errors import StoreError
 from metier.core.folders import storage_error
 from metier.core.hashing import canonical_json, keyed_hash, merkle_root, sha256_hex
-from metier.ledger.database import connect, reading, upgrade, where_of, writing
+from metier.ledger.database import connect, empty_log, reading, upgrade, where_of, writing
 from metier.ledger.keys import LEDGER_FILE, project_key, seal_key, workspace
 from metier.ledger.schema import MUTABLE, event, key_columns, leaf
 
 __all__ = ["FIRST_PREV_HASH", "KEY_CHECK", "Event", "Head", "Ledger", "Transaction", "event_hash", "utc_now"]
+
+log = logging.getLogger(__name__)
 
 FIRST_PREV_HASH = "0" * 64
 KEY_CHECK = "metier key check"
@@ -117,13 +120,15 @@ class Ledger:
                 transaction.note(key_check=keyed_hash(project_key(self.project_dir), KEY_CHECK))
 
     def close(self) -> None:
-        """Empty the write-ahead log into the file and let go of the database."""
-        if self.engine.dialect.name == "sqlite":
-            with self.engine.connect() as connection:
-                cursor = connection.connection.cursor()
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # no erased value stays behind in the log
-                cursor.close()
-        self.engine.dispose()
+        """Empty the write-ahead log into the file and let go of the database.
+
+        Raises:
+            StoreError: the disk is full; the log keeps what was written.
+        """
+        try:
+            empty_log(self.engine)
+        finally:
+            self.engine.dispose()
 
     def __enter__(self) -> Self:
         return self
@@ -131,7 +136,12 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except StoreError:
+            if err is None:
+                raise
+            log.warning("%s: not closed properly; the next run goes on from its log.", self.where)
 
     @property
     def where(self) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metier.core.errors import ConfigError
 from metier.core.report import (
     ArmReport,
     ExampleReport,
@@ -55,7 +56,11 @@ class Measured:
 
 
 def fix_before_look(session: Session, trials: Sequence[FittedTrial], tune_minutes: float) -> Before:
-    """Fix comparators, guard reference, margin and cost ratio from dev and the price table."""
+    """Fix comparators, guard reference, margin and cost ratio from dev and the price table.
+
+    Raises:
+        ConfigError: no gain would pay, or a claim of lower cost where nothing is known to cost anything.
+    """
     from metier.assess import TuningCosts, resolved_question
 
     comparators = frozen_comparators(trials)
@@ -71,13 +76,20 @@ def fix_before_look(session: Session, trials: Sequence[FittedTrial], tune_minute
         request_before=float(np.mean(before)),
         request_after=float(np.mean(after)),
     )
+    ratio = cost_ratio(after, before, alpha=session.config.decision.alpha)
+    if ratio is None and session.config.decision.claim == "as_good_for_less":
+        raise ConfigError(
+            f"[decision] claim is as_good_for_less, but a request to {tuned.name} costs {np.mean(after):.2g} and one to "
+            f"{reference.name} {np.mean(before):.2g}; expected both above 0. Correct [price], or claim = 'better'. "
+            "The hold-out stays shut."
+        )
     binary_checks = [convention.name for convention in session.conventions if convention.rule.binary]
     facts = {
         "tuned": tuned.name,
         "comparators": list(comparators),
         "guard_reference": reference.name,
         "binary_checks": binary_checks,
-        "cost_ratio": cost_ratio(after, before, alpha=session.config.decision.alpha),
+        "cost_ratio": ratio,
     }
     return Before(decision=resolved_question(session.config.decision, costs), facts=facts)
 

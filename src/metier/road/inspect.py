@@ -57,6 +57,8 @@ def show_row(project_dir: Path, config: ProjectConfig, wanted: str) -> ShownRow:
     Raises:
         DataError: no such row, several, or one of the hold-out, which is never shown.
     """
+    from metier.render import show
+
     with open_session(project_dir, config, what="metier show") as session:
         parts = cut_rows(session, read_and_check(session))
         named = [("train", row) for row in parts.train] + [("dev", row) for row in parts.dev]
@@ -75,7 +77,7 @@ def show_row(project_dir: Path, config: ProjectConfig, wanted: str) -> ShownRow:
         return ShownRow(
             row_id=row.row_id,
             part=part,
-            segments=tuple(session.renderer.show(rendered)),
+            segments=tuple(show(session.renderer, rendered)),
             num_tokens=len(rendered.tokens),
             num_trained=rendered.num_trained,
             source=f"{row.meta.source}:{row.meta.source_row}",

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from metier.core.errors import GateClosed
 from metier.core.folders import read_json, write_json
+from metier.core.settings import ArmConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
 from metier.road.cut import Parts
 from metier.road.rendered import render_parts
@@ -21,11 +22,11 @@ from metier.road.session import Session
 __all__ = ["Plan", "make_plan"]
 
 PLAN_VERSION = 1
-SCREEN_ROWS = 24
-FINALISTS = 3
+SCREEN_ROWS = 12
+FINALISTS = 2
 LATENCY_ROWS = 40
 CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0}
-"""What an arm tries on dev."""
+"""What an arm tries on dev with three values of k."""
 SPARE = 0.9
 """Share of the budget the plan fills: predictions may be 10 % off without breaking it."""
 OVERRUN = 1.3
@@ -115,7 +116,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
     rendered = render_parts(session, parts)
     work = measure_workload(session, parts, rendered)
     speeds = measure_speeds(session, parts, rendered)
-    fixed_s = fixed_seconds(arm_kinds=[arm.kind for arm in config.arm], work=work, speeds=speeds)
+    fixed_s = fixed_seconds(arms=config.arm, work=work, speeds=speeds)
     budget_s = 60 * config.budget.minutes
     left_s = SPARE * budget_s - sum(fixed_s.values())
     options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
@@ -200,11 +201,12 @@ def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Sessio
     return 60 * found.minutes
 
 
-def fixed_seconds(*, arm_kinds: Sequence[str], work: Workload, speeds: Speeds) -> dict[str, float]:
+def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) -> dict[str, float]:
     """Seconds of every part that the budget does not shrink."""
     arms_s = latency_s = look_s = 0.0
     screened, rest = min(SCREEN_ROWS, work.num_dev), max(0, work.num_dev - SCREEN_ROWS)
-    for kind in arm_kinds:
+    for arm in arms:
+        kind = arm.kind
         if kind == "small":
             arms_s += 2.0
             continue
@@ -213,7 +215,7 @@ def fixed_seconds(*, arm_kinds: Sequence[str], work: Workload, speeds: Speeds) -
             "prompt_tokens": work.prompt_tokens[kind],
             "reply_tokens": work.gold_tokens if kind == "tuned" else speeds.base_reply_tokens,
         }
-        candidates = CANDIDATES[kind]
+        candidates = CANDIDATES[kind] * (len(arm.k) / 3 if arm.k else 1)
         arms_s += candidates * speeds.batch_s(num_rows=screened, **size)
         arms_s += min(candidates, FINALISTS) * speeds.batch_s(num_rows=rest, **size)
         alone = speeds.single_s(size["prefix_tokens"] + size["prompt_tokens"], size["reply_tokens"])

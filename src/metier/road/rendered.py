@@ -36,11 +36,13 @@ class Rendered:
 
 
 def render_parts(session: Session, parts: Parts) -> Rendered:
-    """Render train and dev with the instruction the tuned arm carries.
+    """Train and dev with the instruction the tuned arm carries; rendered once a session, what is left out told once.
 
     Raises:
         DataError: too few rows are left, with the first reasons.
     """
+    if session.rendered is not None:
+        return session.rendered
     from metier.render import check_invariants
 
     tuned = next(arm for arm in session.config.arm if arm.kind == "tuned")
@@ -61,7 +63,8 @@ def render_parts(session: Session, parts: Parts) -> Rendered:
         first = [*train.sentences.values(), *dev.sentences.values()][0]
         num_read = train.num_read + dev.num_read
         session.progress.say(f"{len(dropped)} of {num_read} rows cannot be trained on; the first: {first}")
-    return Rendered(train=train.kept, dev=dev.kept, dropped=dropped)
+    session.rendered = Rendered(train=train.kept, dev=dev.kept, dropped=dropped)
+    return session.rendered
 
 
 def instruction_text(config: ArmConfig, wordings: Mapping[str, str]) -> str | None:

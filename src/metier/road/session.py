@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from metier.ledger import Ledger, ObjectStore
     from metier.models import BaseModel
     from metier.render import RenderedRow, Renderer
+    from metier.road.rendered import Rendered
 
 __all__ = ["Session"]
 
-REPLY_HEADROOM = 1.25
+REPLY_HEADROOM = 1.15
 """A reply may be this much longer than the 99th percentile of the gold replies, in tokens."""
 
 
@@ -42,6 +43,9 @@ class Session:
     progress: Progress = field(default_factory=Progress)
     dtype: str = ""
     """Precision of the products; the plan fixes it, so that a resumed run computes with the same."""
+
+    rendered: Rendered | None = None
+    """Train and dev as tokens, once they are; see `metier.road.rendered`."""
 
     stages: dict[str, Stage] = field(default_factory=dict)
     """Every stage this run has used, by name."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DevReplies", "FittedTrial", "arm_name", "fit_arms", "fit_untuned"]
 
-ARM_VERSION = 1
+ARM_VERSION = 2
 LATENCY_ROWS = 40
 """Dev prompts answered one at a time for latency; their replies are the dev scores of the report."""
 

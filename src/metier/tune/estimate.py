@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Speed", "TuneEstimate", "estimate", "measure_speed"]
 
-RUNTIME_GIB = 0.45
+RUNTIME_GIB = 0.55
 """What Python, torch and their threads hold beside tensors (measured, docs/tune.md)."""
 CHECKPOINT_S = 0.5
 """One checkpoint and one export, flushed to disk."""
@@ -118,8 +118,9 @@ def peak_gib(
     kept = p * (2 * d + 2 * q + 2 * kv + 2 * f + 7 * config.rank) + 8 * d + 8
     weights = 3 * shape.num_heads * min(longest_row, QUERY_BLOCK)
     passing = p * (4 * d + 3 * (q + 2 * kv) + 5 * f + 4 * q + weights) + 4 * (4 * d + 2 * (q + kv))
-    logits = CHUNK * shape.vocab * (4 + (p if p < 4 else 0))
-    activations = workers * (tokens * (depth * kept + passing) + logits)
+    # In bf16 the logits exist twice, and oneDNN holds a reordered copy of the head for each worker.
+    head = CHUNK * shape.vocab * 4 + (p * shape.vocab * (CHUNK + d) if p < 4 else 0)
+    activations = workers * (tokens * (depth * kept + passing) + head)
     return RUNTIME_GIB + (base + adapter + activations) / 2**30
 
 
