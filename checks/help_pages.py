@@ -19,8 +19,9 @@ DOCS = ROOT / "docs"
 def cli_page() -> str:
     """The help of every verb, as a person sees it at 100 columns without colour."""
     os.environ.update({"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"})
-    from metier.cli import app
     from typer.testing import CliRunner
+
+    from metier.cli import app
 
     runner = CliRunner()
     import typer

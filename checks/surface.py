@@ -37,6 +37,7 @@ def exported() -> dict[str, list[str]]:
 def flags() -> dict[str, list[str]]:
     """The options of every verb."""
     import typer
+
     from metier.cli import app
 
     command: Any = typer.main.get_command(app)

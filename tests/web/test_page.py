@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tests.web.sample_report import sample_report
 
 from metier.core import DataError
 from metier.core.report import Outcome, report_from_json
 from metier.web import render_report, write_report
 from metier.web.page import next_step
+from tests.web.sample_report import sample_report
 
 
 def test_the_first_screen_answers_the_five_questions() -> None:

@@ -79,8 +79,8 @@ def fix_before_look(session: Session, trials: Sequence[FittedTrial], tune_minute
     ratio = cost_ratio(after, before, alpha=session.config.decision.alpha)
     if ratio is None and session.config.decision.claim == "as_good_for_less":
         raise ConfigError(
-            f"[decision] claim is as_good_for_less, but a request to {tuned.name} costs {np.mean(after):.2g} and one to "
-            f"{reference.name} {np.mean(before):.2g}; expected both above 0. Correct [price], or claim = 'better'. "
+            f"[decision] claim is as_good_for_less, but a request to {tuned.name} costs {np.mean(after):.2g} and one "
+            f"to {reference.name} {np.mean(before):.2g}; expected both above 0. Correct [price], or claim = 'better'. "
             "The hold-out stays shut."
         )
     binary_checks = [convention.name for convention in session.conventions if convention.rule.binary]

@@ -66,7 +66,9 @@ class Plan:
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
         """The plan written by `as_json`."""
         lists = ("few_shot_k", "retrieval_k", "gave_up")
-        plain: dict[str, Any] = {f.name: tuple(values[f.name]) if f.name in lists else values[f.name] for f in fields(cls)}
+        plain: dict[str, Any] = {
+            f.name: tuple(values[f.name]) if f.name in lists else values[f.name] for f in fields(cls)
+        }
         plain["predictions"] = {name: tuple(entry) for name, entry in values["predictions"].items()}
         return cls(**plain)
 

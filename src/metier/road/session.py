@@ -89,9 +89,13 @@ class Session:
     @cached_property
     def own_code(self) -> dict[str, str]:
         """SHA-256 of every file of the project that grades replies, by its name."""
-        named = [str(c.args.get("function", "")).partition(":")[0] for c in self.config.convention if c.check == "python"]
+        named = [
+            str(c.args.get("function", "")).partition(":")[0] for c in self.config.convention if c.check == "python"
+        ]
         paths = {f"{module.replace('.', '/')}.py" for module in named}
-        return {name: file_sha256(self.project_dir / name) for name in sorted(paths) if (self.project_dir / name).exists()}
+        return {
+            name: file_sha256(self.project_dir / name) for name in sorted(paths) if (self.project_dir / name).exists()
+        }
 
     @cached_property
     def question(self) -> dict[str, Any]:

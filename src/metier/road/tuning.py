@@ -136,7 +136,8 @@ class Tuning:
         seen = set(self.facts["row_ids"]) & {row.row_id for row in holdout}
         if seen:
             raise DataError(
-                f"{len(seen)} rows of the hold-out were trained on (row {min(seen)}); the look shows nothing. Split again."
+                f"{len(seen)} rows of the hold-out were trained on (row {min(seen)}); the look shows nothing. "
+                "Split again."
             )
 
     def register(self, parts: Parts) -> dict[str, Any]:  # Any: JSON values

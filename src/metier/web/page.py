@@ -39,7 +39,11 @@ def render_report(report: Report) -> str:
 
     # Undefined names raise: a page must never show an empty hole where a number belongs.
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(pct=percent, signed=signed_points, num=number, money=money)
     headline, glyph = _HEADLINES[report.verdict.outcome]
@@ -130,7 +134,9 @@ _REASONS = {
 def dropped_lines(report: Report) -> list[dict[str, Any]]:
     """Reasons with counts, most frequent first."""
     items = sorted(report.data.quarantined.items(), key=lambda item: -item[1])
-    lines = [{"reason": reason, "text": _REASONS.get(reason, reason.replace("_", " ")), "n": n} for reason, n in items if n]
+    lines = [
+        {"reason": reason, "text": _REASONS.get(reason, reason.replace("_", " ")), "n": n} for reason, n in items if n
+    ]
     if report.data.failed:
         lines.append({"reason": "failed", "text": "not readable as a row", "n": report.data.failed})
     return lines
@@ -144,12 +150,14 @@ def next_step(report: Report) -> str:
         return "Serve the adapter: it is the release candidate; keep collecting rows, so that drift can be seen."
     if outcome is Outcome.NEED_HOLDOUT_ROWS:
         if isinstance(rows, int):
-            return f"Collect hold-out rows until there are about {rows:,}, then run again: the same question is asked anew."
+            return f"Collect hold-out rows until there are about {rows:,}, then run again: the question is asked anew."
         return "No number of hold-out rows you could collect decides this; choose a smaller margin or drop the project."
     if outcome is Outcome.NEED_TRAIN_ROWS:
         return "Collect more training rows: the forecast says they can bring the gain above your margin."
     if reason.startswith("guard:"):
-        return f"Do not serve this adapter: {reason.partition(':')[2]} got worse. Mend the rows behind it, then run again."
+        return (
+            f"Do not serve this adapter: {reason.partition(':')[2]} got worse. Mend the rows behind it, then run again."
+        )
     return f"Use {report.gain.versus} instead, or change what is asked: tuning does not gain enough over it here."
 
 
