@@ -43,7 +43,7 @@ def gradient(handle: Handle, batches: list[list[RenderedRow]]) -> tuple[float, t
     loss = sum(
         forward_backward(handle, make_batch(rows), Linear(divide_by=total)).result().loss_nats for rows in batches
     )
-    return loss, sum(grads.flat_P.clone() for grads in trainer_of(handle).grads)  # type: ignore[return-value]
+    return loss, sum(grads.flat_P.clone() for grads in trainer_of(handle).grads)  # type: ignore[return-value]  # sum of tensors is typed as int
 
 
 def test_one_batch_of_eight_equals_eight_of_one_with_weights_that_differ(base_dir: Path) -> None:

@@ -52,7 +52,7 @@ def run_until(project_dir: Path, cache_dir: Path, module: str, name: str, call: 
 
 def _die_in_the_next_write() -> None:
     """The bytes are on the disk under their temporary name, the rename has not happened."""
-    os.fsync = lambda _file: die()  # type: ignore[assignment]
+    os.fsync = lambda _file: die()  # type: ignore[assignment]  # what is patched is looked up by name
 
 
 def run_for(project_dir: Path, cache_dir: Path, seconds: float) -> None:

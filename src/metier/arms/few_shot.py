@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,10 @@ class FittedFewShot:
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row."""
         return self.replier.reply(rows, [self.conversation(row) for row in rows])
+
+    def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
+        """One reply per row, one request at a time."""
+        return self.replier.reply_each(rows, [self.conversation(row) for row in rows])
 
     def describe(self) -> dict[str, Any]:
         """The chosen examples, by row id."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,10 @@ class FittedPrompt:
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row."""
         return self.replier.reply(rows, [with_instruction(row, self.instruction) for row in rows])
+
+    def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
+        """One reply per row, one request at a time."""
+        return self.replier.reply_each(rows, [with_instruction(row, self.instruction) for row in rows])
 
     def describe(self) -> dict[str, Any]:
         """The chosen wording and its text."""

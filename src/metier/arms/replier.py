@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from metier.render import Renderer
 
 __all__ = ["Conversation", "Replier"]
+
+MIN_KEPT_PREFIX = 32
+"""Shorter shared prefixes are not worth a place of their own."""
 
 Conversation = tuple[Message, ...]
 """The messages put before the model, up to and including the last user message."""
@@ -45,6 +48,43 @@ class Replier:
     def fits(self, conversation: Conversation, row: Row) -> bool:
         """Whether prompt and longest reply fit into the context of the model."""
         return self.num_tokens(conversation, row) + self.max_reply_tokens <= self.handle.shape.max_positions
+
+    def reply_each(self, rows: Sequence[Row], conversations: Sequence[Conversation]) -> Iterator[Reply]:
+        """Replies one request at a time, as a server at concurrency 1 gives them; `Reply.seconds` is its latency.
+
+        The prefix all conversations share stays in memory, as a server keeps an instruction; the first request,
+        which computes it, is asked twice and only its second answer counts.
+        """
+        from metier.engine import Decoder, Request, SamplingParams
+        from metier.render import Conversation as PromptParts
+
+        parts = (PromptParts(talk, row.tools) for row, talk in zip(rows, conversations, strict=True))
+        prompts = self.renderer.prompt_tokens_batch(parts)
+        decoder = Decoder(self.handle, max_batch=1)
+        prefix = commonprefix_of(prompts)
+        if len(prefix) >= MIN_KEPT_PREFIX:
+            decoder.share_prefix(prefix, keep=True)
+        params = SamplingParams(max_tokens=self.max_reply_tokens, stop_ids=self.renderer.stop_ids)
+        room = self.handle.shape.max_positions - self.max_reply_tokens
+        for position, prompt in enumerate(prompts):
+            if len(prompt) > room:
+                yield Reply(text="", tokens_in=len(prompt), tokens_out=0, seconds=0.0, finish="length")
+                continue
+            for _ in range(2 if position == 0 else 1):
+                started = time.perf_counter()
+                decoder.add(Request(prompt, params))
+                found = None
+                while found is None:
+                    found = next((event.finished for event in decoder.step() if event.finished is not None), None)
+                seconds = time.perf_counter() - started
+            yield Reply(
+                text=self.renderer.parse(found.tokens),
+                tokens_in=len(prompt),
+                tokens_out=len(found.tokens),
+                seconds=seconds,
+                logprob=found.logprob,
+                finish=found.finish,
+            )
 
     def reply(self, rows: Sequence[Row], conversations: Sequence[Conversation]) -> list[Reply]:
         """One greedy reply per conversation, in order; a prompt beyond the context gets an empty reply.
@@ -112,3 +152,14 @@ def text_fingerprint(*parts: str) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part.encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+def commonprefix_of(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens all prompts begin with, at least one token of each left out; empty for fewer than two prompts."""
+    if len(prompts) < 2:
+        return []
+    shortest = min(len(prompt) for prompt in prompts) - 1
+    same = 0
+    while same < shortest and len({prompt[same] for prompt in prompts}) == 1:
+        same += 1
+    return list(prompts[0][:same])

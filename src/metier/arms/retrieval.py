@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
@@ -85,6 +86,16 @@ class FittedRetrieval:
         nearest = self.index.nearest(rows, self.k)
         talks = [self.conversation(row, found) for row, found in zip(rows, nearest, strict=True)]
         return self.replier.reply(rows, talks)
+
+    def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
+        """One reply per row, one request at a time; its seconds hold the retrieval."""
+        talks, seconds = [], []
+        for row in rows:
+            started = time.perf_counter()
+            talks.append(self.conversation(row, self.index.nearest([row], self.k)[0]))
+            seconds.append(time.perf_counter() - started)
+        for reply, spent in zip(self.replier.reply_each(rows, talks), seconds, strict=True):
+            yield replace(reply, seconds=reply.seconds + spent)
 
     def describe(self) -> dict[str, Any]:
         """The chosen k."""

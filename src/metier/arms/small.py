@@ -7,7 +7,7 @@ language model is needed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,11 @@ class FittedSmall:
         texts = self.answer(rows)
         seconds = time.perf_counter() - start
         return [Reply(text=text, tokens_in=0, tokens_out=0, seconds=seconds) for text in texts]
+
+    def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
+        """One reply per row, one request at a time."""
+        for row in rows:
+            yield from self.reply([row])
 
     def describe(self) -> dict[str, Any]:
         """The chosen setting."""

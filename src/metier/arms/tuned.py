@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,10 @@ class FittedTuned:
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row."""
         return self.replier.reply(rows, [with_instruction(row, self.instruction) for row in rows])
+
+    def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
+        """One reply per row, one request at a time."""
+        return self.replier.reply_each(rows, [with_instruction(row, self.instruction) for row in rows])
 
     def describe(self) -> dict[str, Any]:
         """Which instruction every request carries."""

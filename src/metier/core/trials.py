@@ -6,7 +6,7 @@ choice (wording, examples, k, checkpoint) is made in `fit`, on dev, and told in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -104,6 +104,10 @@ class FittedArm(Protocol):
 
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row, in the order of the rows; gold text of the rows is never looked at."""
+        ...
+
+    def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
+        """The same, one request at a time: `Reply.seconds` is the latency at concurrency 1."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class Decoder:
         self._waiting.append(row)
         return row.id
 
-    def cancel(self, id: int) -> bool:  # noqa: A002 - the contract's name
+    def cancel(self, id: int) -> bool:  # noqa: A002  # the name of the contract
         """Forget a request; False when it is done or unknown. The other rows' replies do not change."""
         for row in self._waiting:
             if row.id == id:

@@ -220,7 +220,7 @@ def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) 
         candidates = CANDIDATES[kind] * (len(arm.k) / 3 if arm.k else 1)
         arms_s += candidates * speeds.batch_s(num_rows=screened, **size)
         arms_s += min(candidates, FINALISTS) * speeds.batch_s(num_rows=rest, **size)
-        alone = speeds.single_s(size["prefix_tokens"] + size["prompt_tokens"], size["reply_tokens"])
-        latency_s += (1 + min(LATENCY_ROWS, work.num_dev)) * alone
+        alone = speeds.single_s(size["prompt_tokens"], size["reply_tokens"])
+        latency_s += speeds.single_s(size["prefix_tokens"], 0) + (1 + min(LATENCY_ROWS, work.num_dev)) * alone
         look_s += speeds.batch_s(num_rows=work.num_holdout, **size)
     return {"arms": arms_s, "latency": latency_s, "hold-out": look_s, "report": 3.0, "plan": speeds.measured_s}

@@ -166,11 +166,10 @@ def measure(session: Session, arm: FittedArm, dev: Sequence[Row]) -> DevReplies:
     """Answer dev prompts one at a time; at least 40 where dev has them, spread over dev."""
     count = min(LATENCY_ROWS, len(dev))
     chosen = [dev[int(i)] for i in np.unique(np.linspace(0, len(dev) - 1, count).astype(int))]
-    arm.reply(chosen[:1])  # warm-up: the first request pays for buffers
     replies = []
-    for position, row in enumerate(chosen):
-        replies += arm.reply([row])
-        session.progress.advance((position + 1) / len(chosen))
+    for reply in arm.reply_each(chosen):
+        replies.append(reply)
+        session.progress.advance(len(replies) / len(chosen))
     scored = session.grader.score_all(chosen, [reply.text for reply in replies])
     return DevReplies(
         row_ids=tuple(row.row_id for row in chosen),
