@@ -31,7 +31,11 @@ INTERRUPTED = 130
 
 def emit(value: dict[str, Any], text: str, *, as_json: bool) -> None:
     """The result on stdout: a JSON object, or text for a person."""
-    sys.stdout.write((json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text.rstrip()) + "\n")
+    try:
+        sys.stdout.write((json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text.rstrip()) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone, as `head` does; the work is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
@@ -239,8 +243,6 @@ def main(argv: list[str] | None = None) -> int:
         return err.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:
-        return 0
     except Exception as err:
         shown = getattr(err, "show", None)  # getattr: click's usage errors show themselves
         if shown is None:

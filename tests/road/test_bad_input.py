@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.road.running import change, events_of, files_of, metier
+from tests.road.running import events_of, files_of, metier
 from tests.road.small_project import LEAN, rows, write_project, write_records
 
-NO_TIME = LEAN.replace('time = "day"\n', "").replace("holdout_rows = 24", 'holdout_rows = 24\ngeneralise_to = "new_groups"')
+NO_TIME = LEAN.replace('time = "day"\n', "").replace(
+    "holdout_rows = 24", 'holdout_rows = 24\ngeneralise_to = "new_groups"'
+)
 CONVENTIONS = LEAN[LEAN.index("[[convention]]") : LEAN.index("[[arm]]")]
 
 
@@ -58,7 +60,9 @@ def test_a_wrong_setting_is_named_before_anything_runs(tmp_path: Path, text: str
 def test_a_folder_without_a_project_file_says_how_to_make_one(tmp_path: Path) -> None:
     ran = metier("run", "-C", tmp_path)
     assert ran.code == 2
-    assert f"{tmp_path / 'metier.toml'}: not found. Go to a project folder, name one with -C DIR, or make one:" in ran.err
+    assert (
+        f"{tmp_path / 'metier.toml'}: not found. Go to a project folder, name one with -C DIR, or make one:" in ran.err
+    )
 
 
 def lines_of(records: list[dict]) -> bytes:
@@ -256,7 +260,10 @@ def test_lower_cost_cannot_be_claimed_where_nothing_costs_anything(tmp_path: Pat
     project = write_project(tmp_path / "p", text=free)
     ran = metier("run", "-C", project)
     assert ran.code == 2
-    assert "claim is as_good_for_less, but a request to tuned costs 0 and one to small 0; expected both above 0." in ran.err
+    assert (
+        "claim is as_good_for_less, but a request to tuned costs 0 and one to small 0; expected both above 0."
+        in ran.err
+    )
     assert "look_opened" not in events_of(project)
 
 

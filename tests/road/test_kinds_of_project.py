@@ -16,7 +16,7 @@ GUARD = LEAN[LEAN.index("[[guard]]") : LEAN.index("[budget]")]
 
 
 def test_a_worth_of_a_reply_gives_the_margin_that_pays_for_the_tuning(tmp_path: Path) -> None:
-    project = write_project(tmp_path / "p", text=LEAN.replace(MARGIN, "") .replace(GUARD, VALUE + "\n" + GUARD))
+    project = write_project(tmp_path / "p", text=LEAN.replace(MARGIN, "").replace(GUARD, VALUE + "\n" + GUARD))
     ran = metier("run", "-C", project, "--json")
     assert ran.code == 0, ran.err
     report = ran.json

@@ -15,7 +15,7 @@ from metier.core.rows import Message, Role, Row
 from metier.core.trials import Reply, SkipReason
 
 if TYPE_CHECKING:
-    from metier.engine import Handle
+    from metier.engine import Decoder, Handle, Request, Sample
     from metier.render import Renderer
 
 __all__ = ["Conversation", "Replier"]
@@ -70,13 +70,11 @@ class Replier:
             if len(prompt) > room:
                 yield Reply(text="", tokens_in=len(prompt), tokens_out=0, seconds=0.0, finish="length")
                 continue
-            for _ in range(2 if position == 0 else 1):
-                started = time.perf_counter()
-                decoder.add(Request(prompt, params))
-                found = None
-                while found is None:
-                    found = next((event.finished for event in decoder.step() if event.finished is not None), None)
-                seconds = time.perf_counter() - started
+            if position == 0:
+                _answer(decoder, Request(prompt, params))
+            started = time.perf_counter()
+            found = _answer(decoder, Request(prompt, params))
+            seconds = time.perf_counter() - started
             yield Reply(
                 text=self.renderer.parse(found.tokens),
                 tokens_in=len(prompt),
@@ -152,6 +150,15 @@ def text_fingerprint(*parts: str) -> str:
     for part in parts:
         digest.update(len(part).to_bytes(8, "big") + part.encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
+
+
+def _answer(decoder: Decoder, request: Request) -> Sample:
+    """The reply to the only request in the decoder."""
+    decoder.add(request)
+    while True:
+        for event in decoder.step():
+            if event.finished is not None:
+                return event.finished
 
 
 def commonprefix_of(prompts: Sequence[Sequence[int]]) -> list[int]:

@@ -15,12 +15,16 @@ from metier.road.session import Session
 from metier.road.workspace import peak_memory_gib
 
 if TYPE_CHECKING:
+    from metier.engine.weights import LlamaShape
     from metier.tune import Speed
 
 __all__ = ["Speeds", "Workload", "measure_speeds", "measure_workload"]
 
 PROBE_PROMPTS = 24
 SINGLE_PROMPTS = 2
+MAX_BATCH = 64
+"""Rows the decoder answers at once."""
+GIB = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,10 +64,12 @@ class Speeds:
     """Seconds to load the base once."""
     measured_s: float
     """Seconds this measurement took."""
-    base_gib: float
-    """Peak memory before any training step."""
-    step_gib: float
-    """Memory a training step with all layers adapted adds."""
+    measured_gib: float
+    """Peak memory up to here: base, decoding of the probe, a training step with all layers adapted."""
+    weights_gib: float
+    """Memory of one copy of the base's weights."""
+    position_gib: float
+    """Memory of the keys and values of one position, keys in fp32."""
 
     def batch_s(self, *, num_rows: int, prefix_tokens: float, prompt_tokens: float, reply_tokens: float) -> float:
         """Seconds to answer rows in a batch."""
@@ -74,9 +80,10 @@ class Speeds:
         """Seconds of one reply alone."""
         return prompt_tokens / self.prefill_tok_s + reply_tokens * self.single_token_s
 
-    def peak_memory_gib(self, depth: int) -> float:
-        """Peak memory of the run in GiB with `depth` adapted layers."""
-        return self.base_gib + self.step_gib * depth / self.num_layers
+    def peak_memory_gib(self, *, num_rows: int, num_positions: float) -> float:
+        """Peak memory of the run in GiB: the tuned model comes on top, and a full batch of the longest prompts."""
+        tuned = 2 * self.weights_gib  # the weights, and the decoder's packed copy of them
+        return self.measured_gib + tuned + min(num_rows, MAX_BATCH) * num_positions * self.position_gib
 
     def as_json(self) -> dict[str, Any]:
         """The speeds as JSON values."""
@@ -113,7 +120,6 @@ def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds
     handle = session.handle
     load_s = time.perf_counter() - started
     decoding = _decoding(session, parts, rendered)
-    base_gib = peak_memory_gib()
     spec = AdapterSpec(rank=config.rank, alpha=config.alpha)
     trainee = load(session.base, adapter=spec, dtype="bf16" if session.dtype_name == "bf16" else "fp32")
     try:
@@ -126,10 +132,16 @@ def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds
         tune=tune_speed,
         load_s=load_s,
         measured_s=time.perf_counter() - started,
-        base_gib=base_gib,
-        step_gib=max(0.0, peak_memory_gib() - base_gib),
+        measured_gib=peak_memory_gib(),
+        weights_gib=session.base.num_params * (2 if session.dtype_name == "bf16" else 4) / GIB,
+        position_gib=_position_bytes(handle.shape, value_bytes=2 if session.dtype_name == "bf16" else 4) / GIB,
         **decoding,
     )
+
+
+def _position_bytes(shape: LlamaShape, *, value_bytes: int) -> int:
+    """Bytes of one position's keys (fp32) and values over all layers."""
+    return shape.num_layers * shape.num_kv_heads * shape.head_width * (4 + value_bytes)
 
 
 def _decoding(session: Session, parts: Parts, rendered: Rendered) -> dict[str, float]:

@@ -131,7 +131,8 @@ def _plan(session: Session, parts: Parts) -> Plan:
             f"{config.budget.minutes:g}. "
             f"Set [budget] minutes to {round(total_s / 60 * 1.15) + 1} or more, or hold out fewer rows."
         )
-    memory = speeds.peak_memory_gib(choice.depth)
+    longest = max(work.prompt_tokens[arm.kind] for arm in config.arm if arm.kind != "small")
+    memory = speeds.peak_memory_gib(num_rows=work.num_holdout, num_positions=longest + speeds.base_reply_tokens)
     if config.budget.memory_gib and memory > config.budget.memory_gib:
         raise GateClosed(
             f"the run is predicted to need {memory:.1f} GiB, [budget] memory_gib is {config.budget.memory_gib:g}. "

@@ -86,6 +86,7 @@ def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list
     session.progress.enter("tune")
     tuned = next(config for config in session.config.arm if config.kind == "tuned")
     instruction = instruction_text(tuned, session.wordings)
+    tuning.run()  # a stage of its own: its time is not the arm's
     recipe = TunedArm(arm_name(tuned), tuning.train, tuning.load, instruction, tuned.instruction or "none")
     trials.append(_fit_arm(session, tuned, recipe, parts, plan))
     ran = [trial for trial in trials if trial.arm is not None]

@@ -6,24 +6,31 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metier.arms import Replier
-from metier.core.errors import DataError, ModelError
+from metier.arms.replier import with_instruction
+from metier.core.errors import DataError, ModelError, StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.hashing import file_sha256, value_hash
 from metier.core.rows import Row
 from metier.core.seeds import derived_seed, generator
 from metier.road.cut import Parts
 from metier.road.plan import Plan
-from metier.road.rendered import Rendered, render_parts
+from metier.road.rendered import Rendered, instruction_text, render_parts
 from metier.road.session import Session, max_reply_tokens
 from metier.road.workspace import Stage
+
+if TYPE_CHECKING:
+    from metier.engine import Handle
 
 __all__ = ["Tuning"]
 
 TUNE_VERSION = 1
 RUN_NAME = "run"
+PROBE_ROWS = 8
+SAME_LOGPROB = 1e-5
+"""Log-probabilities closer than this, in nats, are the same one: rounding of fp32 products is a tenth of it."""
 
 
 class Tuning:
@@ -87,6 +94,11 @@ class Tuning:
             resumable=True,
         )
 
+    def run(self) -> None:
+        """Tune now, unless it is done."""
+        if not self.stage.dir.exists():
+            raise StoreError(f"{self.stage.dir}: gone right after it was written; check the disk and run again.")
+
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What the stage recorded beside the adapter."""
@@ -116,7 +128,7 @@ class Tuning:
         """Base and adapter, ready to reply.
 
         Raises:
-            ModelError: the template is not the one the adapter was tuned with.
+            ModelError: the template is not the one the adapter was tuned with, or the adapter changes nothing.
         """
         tuned_with = self.facts["template_sha256"]
         if tuned_with != self.session.base.template_sha256 or tuned_with != self.session.renderer.template_sha256:
@@ -125,7 +137,27 @@ class Tuning:
                 f"{self.session.renderer.template_sha256[:12]}. Restore the template, or tune again."
             )
         handle = self.session.tuned_handle(self.adapter_dir)
+        self._assert_in_use(handle)
         return Replier(handle, self.session.renderer, self.facts["max_reply_tokens"])
+
+    def _assert_in_use(self, handle: Handle) -> None:
+        """Compare the first token after some dev prompts with the base's: same prompts, so only the adapter differs.
+
+        Raises:
+            ModelError: neither the token nor its probability differs after any of them.
+        """
+        session, rows = self.session, self.parts.dev[:PROBE_ROWS]
+        tuned_arm = next(arm for arm in session.config.arm if arm.kind == "tuned")
+        talks = [with_instruction(row, instruction_text(tuned_arm, session.wordings)) for row in rows]
+        ours, bases = (Replier(each, session.renderer, 1).reply(rows, talks) for each in (handle, session.handle))
+        for our, base in zip(ours, bases, strict=True):
+            if our.text != base.text or abs((our.logprob or 0.0) - (base.logprob or 0.0)) > SAME_LOGPROB:
+                return
+        raise ModelError(
+            f"{self.adapter_dir}: after {len(rows)} dev prompts the tuned model gives the base's token with the "
+            "base's probability; the adapter is not in use or changes nothing. Delete "
+            f"{self.stage.dir} to tune again; if it comes back, raise tune.lr or tune.passes."
+        )
 
     def assert_unseen(self, holdout: Sequence[Row]) -> None:
         """Refuse a hold-out of which the model has seen a row.

@@ -82,9 +82,16 @@ def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> 
         for name, check in checks.items():
             try:
                 problems += [f"{name}: {problem}" for problem in check()]
-            except MetierError as err:  # a check that cannot run is a problem found, not an end of checking
-                problems.append(f"{name}: {err}")
+            except Exception as err:  # a check that cannot run is a problem found, not an end of checking
+                problems.append(f"{name}: {_sentence(err)}")
         return Verified(checked=tuple(checks), problems=tuple(problems), head=session.ledger.head().hash)
+
+
+def _sentence(err: Exception) -> str:
+    """What kept a check from running."""
+    if isinstance(err, OSError):
+        return f"{err.filename}: cannot be read ({err.strerror}); expected the file that the run wrote."
+    return str(err) if isinstance(err, MetierError) else f"cannot be checked ({type(err).__name__}: {err})."
 
 
 def _certificate_problems(session: Session, report: Report) -> list[str]:

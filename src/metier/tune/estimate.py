@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Speed", "TuneEstimate", "estimate", "measure_speed"]
 
-RUNTIME_GIB = 0.55
+RUNTIME_GIB = 0.65
 """What Python, torch and their threads hold beside tensors (measured, docs/tune.md)."""
 CHECKPOINT_S = 0.5
 """One checkpoint and one export, flushed to disk."""
