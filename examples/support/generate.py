@@ -30,9 +30,9 @@ REFUND_INTENTS = ("return", "faulty", "swap")
 
 # First day, last day and rows of each era; a ticket wording belongs to one era only.
 ERAS = {
-    1: (datetime(2024, 11, 1, tzinfo=UTC), datetime(2026, 5, 31, tzinfo=UTC), 558),
-    2: (datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 7, 31, tzinfo=UTC), 84),
-    3: (datetime(2026, 8, 1, tzinfo=UTC), datetime(2026, 10, 31, tzinfo=UTC), 168),
+    1: (datetime(2024, 11, 1, tzinfo=UTC), datetime(2026, 5, 31, tzinfo=UTC), 654),
+    2: (datetime(2026, 6, 1, tzinfo=UTC), datetime(2026, 7, 31, tzinfo=UTC), 44),
+    3: (datetime(2026, 8, 1, tzinfo=UTC), datetime(2026, 10, 31, tzinfo=UTC), 112),
 }
 NUM_CUSTOMERS = 260
 NUM_NEAR_DUPLICATES, NUM_EXACT_DUPLICATES = 22, 6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -32,12 +34,16 @@ def test_the_rooms_a_light_verb_needs_load_neither_torch_nor_polars() -> None:
 
 
 def test_help_is_there_within_300_ms() -> None:
-    times = []
+    walls, works = [], []
     for _ in range(9):
-        started = time.perf_counter()
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "metier.cli", "--help"], capture_output=True, text=True, check=True
         )
-        times.append(time.perf_counter() - started)
+        walls.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        works.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert "Go the whole road" in done.stdout
-    assert statistics.median(times) < 0.3, [round(seconds, 3) for seconds in times]
+    # On a busy machine the wait for a core is not ours: there the work itself must fit.
+    busy = os.getloadavg()[0] > len(os.sched_getaffinity(0)) / 2
+    assert statistics.median(works if busy else walls) < 0.3, (walls, works)

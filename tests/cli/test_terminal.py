@@ -7,6 +7,7 @@ import io
 import pytest
 
 from metier import terminal
+from metier.road import progress
 from metier.road.progress import Progress, Tick
 
 
@@ -55,3 +56,17 @@ def test_the_time_left_is_that_of_this_part_and_all_later_ones() -> None:
     progress.enter("report")
     assert ticks[-1].eta_s == 0.0
     assert set(progress.seconds) == {"read", "tune"}
+
+
+def test_the_time_left_does_not_start_over_with_every_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    ticks: list[Tick] = []
+    told = Progress(ticks.append, predicted_s={"arms": 40.0, "tune": 60.0, "latency": 20.0, "hold-out": 30.0})
+    for part, seconds, left in (
+        ("arms", 20, 150), ("latency", 10, 130), ("arms", 20, 120), ("latency", 5, 100), ("tune", 60, 95),
+        ("latency", 5, 35), ("hold-out", 30, 30), ("report", 1, 0),
+    ):  # fmt: skip
+        told.enter(part)
+        assert ticks[-1].eta_s == left, part
+        now[0] += seconds

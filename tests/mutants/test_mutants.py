@@ -108,10 +108,35 @@ def test_a_hold_out_row_that_leaks_into_train(fresh: Path, monkeypatch: PatchIt)
         return dataclasses.replace(result, train=[*result.train, result.holdout[0]])
 
     monkeypatch.setattr(cut, "split_rows", leaky)
-    ran = metier("run", "-C", fresh)
-    assert ran.code == 1
-    assert "train and holdout" in ran.err or "hold-out" in ran.err, ran.err
-    assert not (fresh / ".metier/report").exists()
+    ran = refused(fresh, " of train is also in holdout (same record as rows.jsonl:")
+    assert "expected parts without a common row." in ran.err
+
+
+def test_a_hold_out_row_that_is_trained_on_after_the_split(fresh: Path, monkeypatch: PatchIt) -> None:
+    from metier.core.columns import rows_from_parquet
+    from metier.ledger import find_seal, seal_key
+    from metier.road import tuning
+
+    real = tuning.render_parts
+
+    def leaky(session: Any, parts: Any) -> Any:
+        seal = find_seal(session.ledger, parts.split_id)
+        assert seal is not None
+        rows = rows_from_parquet(session.store.get_encrypted(seal.object_ref, seal_key(session.project_dir)))
+        rendered = real(session, parts)
+        return dataclasses.replace(rendered, train=[*rendered.train, session.renderer.train_row(rows[0])])
+
+    def every_row(plan: Any) -> Any:
+        return dataclasses.replace(plan, num_train_rows=plan.num_train_rows + 1)
+
+    first = tuning.Tuning.__init__
+
+    monkeypatch.setattr(tuning, "render_parts", leaky)
+    monkeypatch.setattr(
+        tuning.Tuning, "__init__", lambda self, session, parts, plan: first(self, session, parts, every_row(plan))
+    )
+    ran = refused(fresh, "error: 1 rows of the hold-out were trained on (row ")
+    assert "the look shows nothing." in ran.err
 
 
 def test_a_grader_that_accepts_the_empty_reply(fresh: Path, monkeypatch: PatchIt) -> None:

@@ -14,7 +14,11 @@ from typing import Any
 
 from tests.road.running import metier, one_core
 
-PRELOADED = ["torch", "transformers", "polars", "sqlalchemy", "sklearn.linear_model", "tests.road.killing"]
+PRELOADED = [
+    "torch._dynamo", "transformers.modeling_utils", "transformers.generation", "polars", "sklearn.linear_model",
+    "alembic.command", "metier.road", "metier.curate", "metier.engine", "metier.ledger.ledger", "metier.ledger.looks",
+    "metier.tune.recipe", "metier.web", "scipy.stats",
+]  # fmt: skip
 
 
 def forks() -> Any:

@@ -113,3 +113,12 @@ def test_a_guard_that_says_nothing_is_refused_before_anything_is_frozen(
     assert ran.code == code
     assert f"[[guard]] 'greeting kept' {said}" in ran.err
     assert not {"question_frozen", "holdout_sealed"} & set(events_of(project))
+
+
+def test_without_a_rival_nothing_is_tuned(tmp_path: Path) -> None:
+    text = LEAN.replace(CONVENTIONS, '[metric]\nname = "exact"\n\n').replace('on = "greeting"', 'on = "metric"')
+    project = write_project(tmp_path / "p", text=text.replace('[[arm]]\nkind = "small"\n\n', ""))
+    ran = metier("run", "-C", project)
+    assert ran.code == 1
+    assert "no arm applies that the tuned one could be compared with (prompt: no_guidelines)." in ran.err
+    assert not (project / ".metier/stages/tune").exists()

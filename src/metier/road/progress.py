@@ -11,6 +11,8 @@ __all__ = ["Progress", "Tick", "Watcher"]
 
 PARTS = ("read", "split", "plan", "arms", "tune", "latency", "hold-out", "report")
 """The parts of a run, in order, as a person is shown them."""
+ROUNDS = ("arms", "latency")
+"""Parts that come again with every arm."""
 
 
 class Tick(NamedTuple):
@@ -61,9 +63,20 @@ class Progress:
             self.watcher(Tick(self.part, done, text, self._eta_s(done)))
 
     def _eta_s(self, done: float) -> float | None:
+        """Seconds left by the plan; arms and latency take turns, arm by arm, until tuning begins."""
         if not self.predicted_s:
             return None
-        later = PARTS[PARTS.index(self.part) + 1 :]
-        here = self.predicted_s.get(self.part, 0.0)
-        left_here = max(here * (1 - done), 0.0) if done else max(here - (time.monotonic() - self.part_started_s), 0.0)
-        return left_here + sum(self.predicted_s.get(part, 0.0) for part in later)
+        here_s = time.monotonic() - self.part_started_s
+        predicted_s = self.predicted_s.get(self.part, 0.0)
+        if self.part in ROUNDS or not done:
+            left_s = self._left_s(self.part) - here_s
+        else:
+            left_s = predicted_s * (1 - done)
+        taking_turns = self.part in ROUNDS and "tune" not in self.seconds
+        first = PARTS.index(ROUNDS[0]) if taking_turns else PARTS.index(self.part) + 1
+        later = (part for part in PARTS[first:] if part != self.part)
+        return max(left_s, 0.0) + sum(self._left_s(part) for part in later)
+
+    def _left_s(self, part: str) -> float:
+        """Predicted seconds of a part without those of its rounds that are over."""
+        return max(self.predicted_s.get(part, 0.0) - self.seconds.get(part, 0.0), 0.0)

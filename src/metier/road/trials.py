@@ -83,6 +83,12 @@ def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list
         DataError: no arm but the tuned one applies, so there is nothing to compare with.
     """
     trials = fit_untuned(session, parts, plan)
+    if not any(trial.arm for trial in trials):  # before the tuning is paid for
+        skipped = "; ".join(f"{trial.name}: {trial.skip_reason}" for trial in trials)
+        raise DataError(
+            f"no arm applies that the tuned one could be compared with ({skipped}). Write [project] guidelines, or add "
+            "an [[arm]], for example kind = 'small'."
+        )
     session.progress.enter("tune")
     tuned = next(config for config in session.config.arm if config.kind == "tuned")
     instruction = instruction_text(tuned, session.wordings)

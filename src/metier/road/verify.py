@@ -82,7 +82,7 @@ def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> 
         for name, check in checks.items():
             try:
                 problems += [f"{name}: {problem}" for problem in check()]
-            except Exception as err:  # a check that cannot run is a problem found, not an end of checking
+            except Exception as err:  # noqa: BLE001  # a check that cannot run is recorded as a problem, not an end
                 problems.append(f"{name}: {_sentence(err)}")
         return Verified(checked=tuple(checks), problems=tuple(problems), head=session.ledger.head().hash)
 
