@@ -15,9 +15,12 @@ from typing import Any
 from tests.road.running import metier, one_core
 
 PRELOADED = [
-    "torch._dynamo", "transformers.modeling_utils", "transformers.generation", "polars", "sklearn.linear_model",
-    "alembic.command", "metier.road", "metier.curate", "metier.engine", "metier.ledger.ledger", "metier.ledger.looks",
-    "metier.tune.recipe", "metier.web", "scipy.stats",
+    "torch._dynamo", "torch.profiler", "transformers.modeling_utils", "transformers.generation", "tokenizers",
+    "transformers.tokenization_utils_tokenizers", "transformers.models.auto.tokenization_auto", "polars", "scipy.stats",
+    "sklearn.linear_model", "sklearn.feature_extraction.text", "alembic.command", "metier.road", "metier.curate",
+    "metier.engine", "metier.ledger.ledger", "metier.ledger.looks", "metier.ledger.seal", "metier.tune.recipe",
+    "metier.assess", "metier.models.resolve", "metier.models.tiny", "metier.render.renderer", "metier.web",
+    "metier.project", "cryptography.hazmat.primitives.ciphers.aead", "tests.road.killing",
 ]  # fmt: skip
 
 
