@@ -10,7 +10,7 @@ import pytest
 from metier.core import ConfigError, settings
 from metier.core.config import Settings, field_docs
 from metier.core.project_file import ProjectConfig, load_project_file, parse_override
-from metier.core.settings import CleanConfig, DecisionConfig, SplitConfig, TuneConfig
+from metier.core.settings import ArmConfig, CleanConfig, DataConfig, DecisionConfig, SplitConfig, TuneConfig
 
 MINIMAL = """
 [project]
@@ -124,6 +124,7 @@ def test_settings_never_change() -> None:
         (lambda: TuneConfig(rank=0), "rank is 0; expected 1 or more"),
         (lambda: TuneConfig(lr=1.0), "lr is 1.0"),
         (lambda: TuneConfig(depth=-1), "depth is -1"),
+        (lambda: TuneConfig(method="full"), "method is 'full'; this version tunes adapters only: method = 'lora'."),
         (lambda: DecisionConfig(margin=0.1, plan_gain=0.1), "not above margin 0.1"),
         (lambda: DecisionConfig(margin=0.1, alpha=0.6), "alpha is 0.6"),
         (lambda: DecisionConfig(margin=0.1, max_looks=0), "max_looks is 0"),
@@ -132,3 +133,44 @@ def test_settings_never_change() -> None:
 def test_values_out_of_range_are_refused(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()  # type: ignore[operator]  # a lambda from the table
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ArmConfig(kind="prompt", k=(1,)), "k is [1], but an arm of kind 'prompt' shows no examples; drop"),
+        (lambda: ArmConfig(kind="tuned", k=(1,)), "k is [1], but an arm of kind 'tuned' shows no examples; drop"),
+        (lambda: ArmConfig(kind="prompt", instruction="short"), "carries every wording of [project] guidelines in turn; drop"),
+        (lambda: ArmConfig(kind="small", instruction="full"), "an arm of kind 'small' carries no instruction; drop"),
+        (lambda: DataConfig(files=("a",), retired_policies=("v1",)), "retired_policies is ['v1'], but no column says"),
+        (lambda: DecisionConfig(margin=0.1, limit=0.05), "limit is 0.05, but claim = 'better' accepts no loss; drop"),
+        (lambda: SplitConfig(min_holdout_groups=5), "min_holdout_groups is 5, but generalise_to = 'later' claims nothing"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_take_effect_beside_another_is_refused(make: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()  # type: ignore[operator]  # a lambda from the table
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ArmConfig(kind="few_shot", k=(1,), instruction="short"),
+        lambda: ArmConfig(kind="retrieval", k=(1,), instruction="none"),
+        lambda: ArmConfig(kind="tuned", instruction="full"),
+        lambda: DataConfig(files=("a",), policy="version", retired_policies=("v1",)),
+        lambda: DecisionConfig(margin=0.1, limit=0.05, claim="as_good_for_less"),
+        lambda: SplitConfig(min_holdout_groups=5, generalise_to="new_groups"),
+    ],
+)
+def test_the_same_setting_is_taken_where_it_takes_effect(make: object) -> None:
+    assert isinstance(make(), Settings)  # type: ignore[operator]  # a lambda from the table
+
+
+def test_a_limit_of_money_needs_a_price_that_costs_something(tmp_path: Path) -> None:
+    assert project(tmp_path, MINIMAL, "budget.money=5").budget.money == 5
+    with pytest.raises(
+        ConfigError, match=r"\[budget\] money is 5, but \[price\] machine_hour is 0, so that no run costs"
+    ):
+        project(tmp_path, MINIMAL, "budget.money=5", "price.machine_hour=0")

@@ -80,6 +80,44 @@ def test_tool_calls_and_tools_are_kept() -> None:
     assert list(example.tools) == TOOLS
 
 
+def test_older_functions_are_read_as_the_tools_and_calls_they_are() -> None:
+    find = {"name": "find", "description": "An order", "parameters": {"type": "object"}}
+    record = {
+        "messages": [
+            HI,
+            {"role": "assistant", "content": None, "function_call": {"name": "find", "arguments": '{"order": 7}'}},
+            {"role": "function", "name": "find", "content": "here"},
+            HELLO,
+        ],
+        "functions": [find],
+    }
+    example = read_shape(record, "auto", {})
+    (call,) = example.messages[1].tool_calls
+    assert (call.id, call.name, call.arguments) == ("", "find", {"order": 7})
+    assert (example.messages[2].role, example.messages[2].name, example.messages[2].content) == (T, "find", "here")
+    assert example.tools == ({"type": "function", "function": find},)
+
+
+WITH_FUNCTIONS: list[dict[str, Any]] = [
+    {"messages": [HI, HELLO]},
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+    {"prompt": "Hi", "completion": "Hello"},
+    {"prompt": "Hi", "chosen": "Hello", "rejected": "What"},
+]
+
+
+@pytest.mark.parametrize("record", WITH_FUNCTIONS, ids=lambda record: next(iter(record)))
+def test_older_functions_reach_the_row_in_every_shape_that_carries_tools(record: dict[str, Any]) -> None:
+    assert read_shape({**record, "functions": [{"name": "find"}]}, "auto", {}).tools == tuple(TOOLS)
+
+
+def test_older_functions_of_a_preference_stand_in_its_input() -> None:
+    given = {"messages": [HI], "functions": [{"name": "find"}]}
+    other = {"role": "assistant", "content": "What"}
+    record = {"input": given, "preferred_output": [HELLO], "non_preferred_output": [other]}
+    assert read_shape(record, "auto", {}).tools == tuple(TOOLS)
+
+
 def test_share_gpt_function_call_is_a_tool_call() -> None:
     turns = [
         {"from": "human", "value": "Hi"},
@@ -132,7 +170,13 @@ BAD: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"messages": [HI, {**HELLO, "weight": 2}]}, {}, "message 2 has weight 2; expected 0 or 1"),
     ({"messages": [{**HI, "weight": 1}, HELLO]}, {}, "message 1 (user) has weight 1; expected weights on assistant messages"),
     ({"messages": [HI, {**HELLO, "weight": 0}]}, {}, "every assistant message has weight 0; expected one that is trained"),
-    ({"messages": [HI, {**HELLO, "function_call": {"name": "x"}}]}, {}, "message 2 has a field 'function_call'; expected role, content, tool_calls, weight"),
+    ({"messages": [HI, {**HELLO, "mood": "kind"}]}, {}, "message 2 has a field 'mood'; expected role, content, tool_calls, weight"),
+    ({"messages": [HI, {**HELLO, "function_call": {}}]}, {}, "message 2 has a tool call without a name or an arguments object; expected both"),
+    ({"messages": [HI, {**HELLO, "function_call": {"name": "f", "arguments": "{"}}]}, {}, "message 2 has a tool call in broken JSON"),
+    ({"messages": [HI, {**HELLO, "function_call": {"name": "f"}, "tool_calls": [CALL]}]}, {}, "message 2 has tool_calls and function_call; expected one of them. Remove function_call."),
+    ({"messages": [HI, HELLO], "functions": {"name": "f"}}, {}, "functions is a dict; expected a list of function definitions"),
+    ({"messages": [HI, HELLO], "functions": [{"name": "f"}, {"parameters": {}}]}, {}, "function 2 has no name; expected name, description, parameters"),
+    ({"messages": [HI, HELLO], "functions": [{"name": "f"}], "tools": TOOLS}, {}, "a record with tools and functions; expected one of them. Remove functions."),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, HELLO]}, {}, "message 1 has a content part of type 'image_url'; expected text"),
     ({"messages": [HI, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, {}, "message 2 has a tool call in broken JSON"),
     ({"messages": [HI, {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]}, {}, "a tool call without a name or an arguments object"),

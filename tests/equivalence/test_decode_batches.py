@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from metier.engine import Decoder, Request, Sample, SamplingParams, sample
+from metier.engine import Decoder, Request, Sample, SamplingParams, logprobs, make_batch, sample
+from metier.render import RenderedRow
 from tests.engine.decode_builders import STOPS, drain, handle, prompts
 
 
@@ -26,12 +27,24 @@ def test_batch_of_one_and_of_many_agree(temperature: float) -> None:
 
 
 def test_bf16_batches_differ_by_rounding_alone() -> None:
-    """Sums over a padded width round differently in bf16; one close choice in 13 replies may fall the other way."""
+    """Sums over another width round differently in bf16: where two tokens are nearly as likely, either may be chosen."""
     loaded, rows = handle("bf16"), prompts(13, shared=70)
     alone, many = dict(sample(loaded, rows, params(1))), dict(sample(loaded, rows, params(13)))
     same = [i for i in range(13) if alone[i].tokens == many[i].tokens]
-    assert len(same) >= 12
+    assert len(same) >= 9
     assert all(alone[i].logprob == pytest.approx(many[i].logprob, abs=0.3) for i in same)
+    for i in set(range(13)) - set(same):
+        at = next(t for t, pair in enumerate(zip(alone[i].tokens, many[i].tokens, strict=False)) if len(set(pair)) > 1)
+        before = [*rows[i], *alone[i].tokens[:at]]
+        one, two = (next_logp(before, reply.tokens[at]) for reply in (alone[i], many[i]))
+        assert abs(one - two) < 0.15  # nats, by the fp32 model; bf16 logits of 16 to 32 lie 0.125 apart
+
+
+def next_logp(before: list[int], token: int) -> float:
+    """Log-probability of a token after others, by the fp32 model."""
+    tokens = [*before, token]
+    row = RenderedRow(row_id="r", tokens=tokens, weight=[0.0] * len(before) + [1.0])
+    return float(logprobs(handle(), make_batch([row])).result()[-1])
 
 
 def test_shared_prefix_changes_nothing() -> None:

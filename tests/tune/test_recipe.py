@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from metier.core.errors import ConfigError, DataError, ModelError
+from metier.core.errors import DataError, ModelError
 from metier.core.settings import TuneConfig
 from metier.engine import state
 from metier.render import RenderedRow
@@ -164,12 +164,6 @@ def test_training_that_changes_nothing_is_an_error(
     monkeypatch.setattr("metier.tune.recipe.lr_at", lambda step, **_: 0.0)
     with pytest.raises(ModelError, match="the adapter changes nothing, all of its B are zero"):
         run(base_dir, tmp_path / "a")
-
-
-def test_full_tuning_is_refused_before_anything_is_written(base_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="tune.method is 'full'; this version tunes adapters only"):
-        run(base_dir, tmp_path / "a", config=replace(CONFIG, method="full"))
-    assert not (tmp_path / "a").exists()
 
 
 def test_depth_adapts_only_the_top_layers(base_dir: Path, tmp_path: Path) -> None:

@@ -83,6 +83,11 @@ class ProjectConfig(Settings):
             raise ConfigError(f"[[arm]] has {kinds.count('tuned')} arms of kind 'tuned'; expected exactly one.")
         if len(kinds) < 2:
             raise ConfigError("[[arm]] names only the tuned arm; add one to compare with, for example kind = 'prompt'.")
+        if self.budget.money and not self.price.machine_hour:
+            raise ConfigError(
+                f"[budget] money is {self.budget.money:g}, but [price] machine_hour is 0, so that no run costs "
+                "anything; set the price, or drop the limit."
+            )
 
     def question(self) -> dict[str, Any]:
         """The tables the verdict is about, as JSON values; hashed and frozen at split time."""

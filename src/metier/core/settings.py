@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "tuned"]
+# Defaults that a check below compares with: another value would have no effect there.
+MIN_HOLDOUT_GROUPS = 20
+LOSS_LIMIT = 0.02
 
 
 def _within(name: str, value: float, low: float, high: float, *, ends: str = "()") -> None:
@@ -92,6 +95,13 @@ class DataConfig(Settings):
     consent_default: Literal["granted", "denied", "unknown"] = "unknown"
     """Consent of rows that do not state one."""
 
+    def __post_init__(self) -> None:
+        if self.retired_policies and not self.policy:
+            raise ConfigError(
+                f"retired_policies is {list(self.retired_policies)}, but no column says which policy a row follows; "
+                "name it, for example policy = 'policy'."
+            )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanConfig(Settings):
@@ -125,7 +135,7 @@ class SplitConfig(Settings):
     """Rows on which every choice is made."""
     max_purge: float = 0.1
     """Largest share of train rows that may be quarantined for being close to the hold-out."""
-    min_holdout_groups: int = 20
+    min_holdout_groups: int = MIN_HOLDOUT_GROUPS
     """Fewest groups a hold-out may have where groups are claimed."""
     holdout_files: tuple[str, ...] = ()
     """Files whose rows are the hold-out (a given test set), instead of one drawn from `data.files`."""
@@ -140,6 +150,11 @@ class SplitConfig(Settings):
             )
         if self.stratify and self.generalise_to != "new_groups":
             raise ConfigError("stratify works only with generalise_to = 'new_groups'; else time decides the parts.")
+        if self.min_holdout_groups != MIN_HOLDOUT_GROUPS and self.generalise_to == "later":
+            raise ConfigError(
+                f"min_holdout_groups is {self.min_holdout_groups}, but generalise_to = 'later' claims nothing about "
+                "groups; drop the setting, or claim new_groups."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,9 +199,21 @@ class ArmConfig(Settings):
     name: str = ""
     """Name in reports; the kind when empty."""
     instruction: Literal["full", "short", "none"] | None = None
-    """Which instruction the arm carries; by default the full guidelines for prompted arms, none for the tuned one."""
+    """Which instruction the arm carries (few_shot, retrieval: full by default; tuned: none by default)."""
     k: tuple[int, ...] = ()
     """Numbers of examples to choose among on dev (few_shot, retrieval)."""
+
+    def __post_init__(self) -> None:
+        if self.k and self.kind not in ("few_shot", "retrieval"):
+            raise ConfigError(
+                f"k is {list(self.k)}, but an arm of kind {self.kind!r} shows no examples; drop the setting."
+            )
+        if self.instruction is not None and self.kind in ("prompt", "small"):
+            carries = "every wording of [project] guidelines in turn" if self.kind == "prompt" else "no instruction"
+            raise ConfigError(
+                f"instruction is {self.instruction!r}, but an arm of kind {self.kind!r} carries {carries}; "
+                "drop the setting."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,6 +248,8 @@ class TuneConfig(Settings):
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
 
     def __post_init__(self) -> None:
+        if self.method != "lora":
+            raise ConfigError(f"method is {self.method!r}; this version tunes adapters only: method = 'lora'.")
         _within("lr", self.lr, 0, 1, ends="[)")
         _within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
         for name in ("rank", "max_row_tokens", "step_tokens", "evals"):
@@ -255,7 +284,7 @@ class DecisionConfig(Settings):
     """Instead of a margin: what a good reply is worth; the margin is the gain that pays for the tuning."""
     claim: Literal["better", "as_good_for_less"] = "better"
     """better: the gain is at least the margin; as_good_for_less: not worse by more than `limit`, and cheaper."""
-    limit: float = 0.02
+    limit: float = LOSS_LIMIT
     """Loss of score accepted under as_good_for_less."""
     alpha: float = 0.05
     """One-sided error rate of a WORTH_IT."""
@@ -274,6 +303,11 @@ class DecisionConfig(Settings):
             _within("margin", self.margin, 0, 1, ends="[)")
         _within("alpha", self.alpha, 0, 0.5)
         _within("limit", self.limit, 0, 1, ends="[)")
+        if self.limit != LOSS_LIMIT and self.claim == "better":
+            raise ConfigError(
+                f"limit is {self.limit}, but claim = 'better' accepts no loss; drop the setting, or claim "
+                "as_good_for_less."
+            )
         if self.plan_gain is not None and self.margin is not None and self.plan_gain <= self.margin:
             raise ConfigError(f"plan_gain is {self.plan_gain}, not above margin {self.margin}; no row count decides.")
         if self.max_looks < 1:

@@ -28,11 +28,9 @@ class SkipReason(StrEnum):
     """Why an arm does not apply to this data: the closed list."""
 
     NO_TRAIN_ROWS = "no_train_rows"
-    NO_LABELS = "no_labels"
     ONE_CLASS = "one_class"
     NO_GUIDELINES = "no_guidelines"
     PROMPT_TOO_LONG = "prompt_too_long"
-    OVER_BUDGET = "over_budget"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """What the fields of a record mean: every accepted shape turned into messages, tools and target.
 
-    {"messages": [...]}                                             OpenAI chat; `weight` 0 or 1 becomes `train`
+    {"messages": [...]}                                             OpenAI chat, functions too; `weight` becomes `train`
     {"input": {"messages": []}, "preferred_output": [], ...}        OpenAI preference, in both spellings
     {"conversations": [{"from": "human", "value": "..."}]}          ShareGPT
     {"instruction": "", "input": "", "output": ""}                  Alpaca
@@ -24,6 +24,7 @@ from metier.curate.turns import ShapeError, as_text, assistant, read_messages, r
 __all__ = ["FORMATS", "COLUMN_NAMES", "Example", "ShapeError", "detect", "field_of", "read_shape"]
 
 Values = Mapping[str, Any]  # Any: whatever JSON, CSV or Parquet holds
+Tools = tuple[dict[str, Any], ...]  # Any: JSON values
 COLUMN_NAMES = ("prompt", "reply", "system", "label", "context", "id")
 
 
@@ -32,7 +33,7 @@ class Example(NamedTuple):
 
     messages: tuple[Message, ...]
     target: Target
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: Tools = ()
 
 
 def field_of(values: Values, column: str) -> Any:  # Any: a field's value
@@ -57,10 +58,15 @@ def _loaded(value: Any) -> Any:  # Any: a field's value
     return value
 
 
+def _tools(values: Values) -> Tools:
+    """What a record offers to call, in either spelling of OpenAI."""
+    return read_tools(_loaded(values.get("tools")), _loaded(values.get("functions")))
+
+
 def _chat(values: Values) -> Example:
     messages = read_messages(_loaded(values["messages"]), "messages")
     _check_conversation(messages)
-    return Example(messages, Target(), read_tools(_loaded(values.get("tools"))))
+    return Example(messages, Target(), _tools(values))
 
 
 def _share_gpt(values: Values) -> Example:
@@ -68,7 +74,7 @@ def _share_gpt(values: Values) -> Example:
     if values.get("system") and messages[0].role is not Role.SYSTEM:
         messages = (Message(role=Role.SYSTEM, content=as_text(values["system"], "system")), *messages)
     _check_conversation(messages)
-    return Example(messages, Target(), read_tools(_loaded(values.get("tools"))))
+    return Example(messages, Target(), _tools(values))
 
 
 def _alpaca(values: Values) -> Example:
@@ -101,7 +107,7 @@ def _prompt_completion(values: Values) -> Example:
     messages = _as_messages(values["prompt"], "prompt", Role.USER)
     messages += _as_messages(values["completion"], "completion", Role.ASSISTANT)
     _check_conversation(messages)
-    return Example(messages, Target(), read_tools(_loaded(values.get("tools"))))
+    return Example(messages, Target(), _tools(values))
 
 
 def _openai_preference(values: Values) -> Example:
@@ -111,7 +117,7 @@ def _openai_preference(values: Values) -> Example:
     ending = "completion" if "preferred_completion" in values else "output"
     chosen = read_messages(_loaded(values[f"preferred_{ending}"]), f"preferred_{ending}")
     rejected = read_messages(_loaded(values.get(f"non_preferred_{ending}")), f"non_preferred_{ending}")
-    return _pair(read_messages(given["messages"], "input.messages"), chosen, rejected, given.get("tools"))
+    return _pair(read_messages(given["messages"], "input.messages"), chosen, rejected, _tools(given))
 
 
 def _trl_preference(values: Values) -> Example:
@@ -124,12 +130,12 @@ def _trl_preference(values: Values) -> Example:
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
             shared += 1
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
-    return _pair(prompt, chosen, rejected, _loaded(values.get("tools")))
+    return _pair(prompt, chosen, rejected, _tools(values))
 
 
 def _pair(
-    prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...], tools: Any
-) -> Example:  # Any: a JSON value, checked by read_tools
+    prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...], tools: Tools
+) -> Example:
     for name, messages in (("chosen", chosen), ("rejected", rejected)):
         if len(messages) != 1 or messages[0].role is not Role.ASSISTANT or not messages[0].content:
             roles = ", ".join(message.role for message in messages) or "nothing"
@@ -142,7 +148,7 @@ def _pair(
     messages = (*prompt, chosen[0])
     _check_conversation(messages)
     target = Target(kind=TargetKind.PAIR, chosen=chosen[0].content, rejected=rejected[0].content)
-    return Example(messages, target, read_tools(tools))
+    return Example(messages, target, tools)
 
 
 def _table(values: Values, columns: Mapping[str, str]) -> Example:

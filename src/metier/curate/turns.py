@@ -21,13 +21,15 @@ _SHARE_GPT_ROLES = {
     "system": Role.SYSTEM, "tool": Role.TOOL, "function": Role.TOOL, "observation": Role.TOOL,
     "function_call": Role.ASSISTANT,
 }  # fmt: skip
-_ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM}
+# function, function_call and functions are OpenAI's older spelling of tool, tool_calls and tools.
+_ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "function": Role.TOOL}
 _MESSAGE_KEYS = {
     "role",
     "content",
     "name",
     "tool_calls",
     "tool_call_id",
+    "function_call",
     "weight",
     "train",
     "refusal",
@@ -108,7 +110,7 @@ def _message(value: Any, where: str) -> Message:  # Any: a JSON value
     unknown = sorted(key for key in value if key not in _MESSAGE_KEYS and value[key] is not None)
     if unknown:
         raise ShapeError(f"{where} has a field {unknown[0]!r}; expected role, content, tool_calls, weight. Remove it.")
-    calls = value.get("tool_calls") or []
+    calls = _calls(value, where)
     content = _content(value.get("content"), where)
     if not content and not calls and role in (Role.USER, Role.SYSTEM):
         raise ShapeError(f"{where} ({role}) has no content; expected text. Fill it or remove it.")
@@ -116,7 +118,7 @@ def _message(value: Any, where: str) -> Message:  # Any: a JSON value
         role=role,
         content=content,
         name=value.get("name") or None,
-        tool_calls=tuple(_tool_call(call, where) for call in calls),
+        tool_calls=calls,
         tool_call_id=value.get("tool_call_id") or None,
         train=_train(value, role, where),
     )
@@ -134,6 +136,16 @@ def _train(value: Mapping[str, Any], role: Role, where: str) -> bool | None:  # 
             raise ShapeError(f"{where} ({role}) has weight 1; expected weights on assistant messages. Remove it.")
         return None
     return bool(given)
+
+
+def _calls(value: Mapping[str, Any], where: str) -> tuple[ToolCall, ...]:  # Any: JSON values
+    """The calls of a message; `function_call`, one call without an id, becomes a tool call without an id."""
+    calls, older = value.get("tool_calls") or [], value.get("function_call")
+    if older is None:
+        return tuple(_tool_call(call, where) for call in calls)
+    if calls:
+        raise ShapeError(f"{where} has tool_calls and function_call; expected one of them. Remove function_call.")
+    return (_tool_call(older, where),)
 
 
 def _tool_call(value: Any, where: str) -> ToolCall:  # Any: a JSON value
@@ -183,14 +195,24 @@ def read_share_gpt(values: Any) -> tuple[Message, ...]:  # Any: a JSON value
     return tuple(messages)
 
 
-def read_tools(values: Any) -> tuple[dict[str, Any], ...]:  # Any: a JSON value
-    """The tools a row offers, as they stand in the record.
+def read_tools(values: Any, functions: Any = None) -> tuple[dict[str, Any], ...]:  # Any: JSON values
+    """The tools a row offers, as they stand in the record; each of `functions` becomes the tool it is.
 
     Raises:
-        ShapeError: not a list of objects.
+        ShapeError: not a list of objects, a function without a name, or tools and functions in one record.
     """
+    tools, older = _objects(values, "tools", "tool"), _objects(functions, "functions", "function")
+    if tools and older:
+        raise ShapeError("a record with tools and functions; expected one of them. Remove functions.")
+    for i, function in enumerate(older, start=1):
+        if not function.get("name"):
+            raise ShapeError(f"function {i} has no name; expected name, description, parameters. Correct the record.")
+    return tools or tuple({"type": "function", "function": function} for function in older)
+
+
+def _objects(values: Any, field: str, what: str) -> tuple[dict[str, Any], ...]:  # Any: a JSON value
     if values is None or values == "":
         return ()
-    if not isinstance(values, list) or not all(isinstance(tool, dict) for tool in values):
-        raise ShapeError(f"tools is {_kind(values)}; expected a list of tool definitions. Correct the record.")
+    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
+        raise ShapeError(f"{field} is {_kind(values)}; expected a list of {what} definitions. Correct the record.")
     return tuple(values)

@@ -50,6 +50,11 @@ class KvCache:
         self.key_LSKTE[:, target, :, :length] = self.key_LSKTE[:, source, :, :length]
         self.value_LSKTE[:, target, :, :length] = self.value_LSKTE[:, source, :, :length]
 
+    def copy_in(self, trunk: Trunk, slot: int) -> None:
+        """Put a trunk's keys and values in front of a slot."""
+        self.key_LSKTE[:, slot, :, : trunk.length] = trunk.key_LKPE
+        self.value_LSKTE[:, slot, :, : trunk.length] = trunk.value_LKPE
+
     def row_index(self, slot_N: Tensor, position_N: Tensor) -> Tensor:
         """Where the heads of N tokens lie in `layer` views flattened to (S K T, E); token-major, (N K)."""
         heads = torch.arange(self.shape.num_kv_heads, device=self.device)

@@ -61,9 +61,11 @@ class _Row:
     max_new: int
     trunk: Trunk | None
     draw: np.random.Generator | None
+    num_copied: int = 0
+    """Positions of the trunk that are copied in front of its own; 0 where the trunk is read in place."""
     slot: int = -1
     num_own: int = 0
-    """Positions written after the trunk."""
+    """Positions written in its slot."""
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
     started_s: float = 0.0
@@ -71,7 +73,12 @@ class _Row:
     @property
     def need(self) -> int:
         """Positions its slot must hold."""
-        return len(self.tail) + self.max_new
+        return self.num_copied + len(self.tail) + self.max_new
+
+    @property
+    def read_trunk(self) -> Trunk | None:
+        """The trunk a decode step reads beside the row's slot."""
+        return None if self.num_copied else self.trunk
 
 
 class Decoder:
@@ -132,6 +139,8 @@ class Decoder:
         row = _Row(
             self._next_id, prompt[start:], params, min(params.max_tokens, room), trunk, request_generator(request)
         )
+        if self.max_batch == 1:  # nobody to share with: one product over one piece of memory beats two
+            row.num_copied = start
         self._next_id += 1
         self._waiting.append(row)
         return row.id
@@ -221,12 +230,14 @@ class Decoder:
         self._make_room(entering)
         for row in entering:
             self._waiting.popleft()
-            row.slot, row.started_s, row.num_own = len(self._active), now, len(row.tail)
+            row.slot, row.started_s, row.num_own = len(self._active), now, row.num_copied + len(row.tail)
             self._active.append(row)
             if row.trunk is not None and not row.trunk.is_ready:
                 self._fill(row.trunk)
+            if row.trunk is not None and row.num_copied:
+                self._cache.copy_in(row.trunk, row.slot)
         self._plan = None
-        new = [NewRow(row.tail, row.trunk, row.slot) for row in entering]
+        new = [NewRow(row.tail, row.trunk, row.slot, row.num_copied) for row in entering]
         return self._choose(entering, prefill_rows(self._model, self._cache, new))
 
     def _advance(self) -> list[Event]:
@@ -305,9 +316,9 @@ class Decoder:
         """Which rows read which trunk."""
         slots_by_trunk: dict[int, tuple[Trunk, list[int]]] = {}
         for row in self._active:
-            if row.trunk is not None:
-                slots_by_trunk.setdefault(id(row.trunk), (row.trunk, []))[1].append(row.slot)
-        starts = [row.trunk.length if row.trunk else 0 for row in self._active]
+            if row.read_trunk is not None:
+                slots_by_trunk.setdefault(id(row.trunk), (row.read_trunk, []))[1].append(row.slot)
+        starts = [row.read_trunk.length if row.read_trunk else 0 for row in self._active]
         trunks = []
         for trunk, slots in slots_by_trunk.values():
             is_all = len(slots) == len(self._active)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from metier.engine.cache import KvCache, Trunk
 from metier.engine.packed import Matrix
-from metier.engine.weights import Adapter, LayerWeights, LlamaShape, LlamaWeights, LowRank
+from metier.engine.weights import Adapter, LlamaShape, LlamaWeights, LowRank
 
 __all__ = ["DecodeModel", "StepPlan", "TrunkRows", "decode_rows", "fill_trunk", "prefill_rows"]
 
@@ -43,7 +43,9 @@ FUSED = {
 class DecodeLayer:
     """The four products of one block."""
 
-    base: LayerWeights
+    norm1_D: Tensor
+    """fp32, as is the other norm."""
+    norm2_D: Tensor
     matrices: dict[str, Matrix]
     """By the names of `FUSED`."""
     low_rank: dict[str, tuple[Matrix, Matrix]]
@@ -57,6 +59,8 @@ class DecodeModel:
     weights: LlamaWeights
     dtype: torch.dtype
     layers: list[DecodeLayer]
+    norm_D: Tensor
+    """fp32."""
     head: Matrix
     rotation_TE: Tensor
     """complex64 (max_positions, E / 2)."""
@@ -76,11 +80,11 @@ class DecodeModel:
                 "qkv": Matrix(base.qkv), "out": Matrix(base.out),
                 "gate_up": Matrix(base.gate_up), "down": Matrix(base.down),
             }  # fmt: skip
-            layers.append(DecodeLayer(base, matrices, low_rank))
+            layers.append(DecodeLayer(base.norm1_D.float(), base.norm2_D.float(), matrices, low_rank))
         half = torch.arange(0, shape.head_width, 2, dtype=torch.float32, device=device) / shape.head_width
         angle = torch.outer(torch.arange(shape.max_positions, device=device).float(), 1.0 / shape.rope_theta**half)
         rotation = torch.polar(torch.ones_like(angle), angle)
-        return cls(weights, dtype, layers, Matrix(weights.head_VD), rotation)
+        return cls(weights, dtype, layers, weights.norm_D.float(), Matrix(weights.head_VD), rotation)
 
     def linear(self, layer: int, name: str, x_ND: Tensor, plus: Tensor | None = None) -> Tensor:
         """Product x W' with the low-rank part of this matrix, if the layer has one, plus a residual."""
@@ -104,17 +108,24 @@ def _stack(parts: list[LowRank], scale: float, dtype: torch.dtype) -> tuple[Matr
 def _layers(model: DecodeModel, token_N: Tensor, position_N: Tensor, attend: Attend, last_N: Tensor | None) -> Tensor:
     """Hidden states (N, D) after the final norm; with `last_N`, of these tokens only."""
     weights, shape = model.weights, model.weights.shape
-    eps, width = shape.norm_eps, (shape.width,)
+    eps_1 = torch.full((1,), shape.norm_eps, device=token_N.device)
     rotation = _rotation(model, position_N)
     x_ND = F.embedding(token_N, weights.embed_VD)
-    for i, layer in enumerate(weights.layers):
-        mixed = _attention(model, i, F.rms_norm(x_ND, width, layer.norm1_D, eps), rotation, attend)
+    for i, layer in enumerate(model.layers):
+        mixed = _attention(model, i, _norm(x_ND, layer.norm1_D, eps_1), rotation, attend)
         if last_N is not None and i == shape.num_layers - 1:
             x_ND, mixed = x_ND[last_N], mixed[last_N]
         x_ND = model.linear(i, "out", mixed, x_ND)
-        gate, up = model.linear(i, "gate_up", F.rms_norm(x_ND, width, layer.norm2_D, eps)).chunk(2, -1)
+        gate, up = model.linear(i, "gate_up", _norm(x_ND, layer.norm2_D, eps_1)).chunk(2, -1)
         x_ND = model.linear(i, "down", F.silu(gate).mul_(up), x_ND)
-    return F.rms_norm(x_ND, width, weights.norm_D, eps)
+    return _norm(x_ND, model.norm_D, eps_1)
+
+
+def _norm(x_ND: Tensor, weight_D: Tensor, eps_1: Tensor) -> Tensor:
+    """RMS norm computed in fp32: six operators where `F.rms_norm` takes eleven, which counts at one row a step."""
+    length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
+    inverse_N1 = torch.addcmul(eps_1, length_N1, length_N1, value=1 / x_ND.shape[1]).rsqrt_()
+    return torch.mul(x_ND, inverse_N1).mul_(weight_D).to(x_ND.dtype)
 
 
 def _rotation(model: DecodeModel, position_N: Tensor) -> Tensor:
@@ -144,6 +155,8 @@ class NewRow:
     tokens: list[int]
     trunk: Trunk | None
     slot: int
+    at: int = 0
+    """The first position they take in the slot."""
 
 
 def prefill_rows(model: DecodeModel, cache: KvCache, rows: list[NewRow]) -> Tensor:
@@ -153,11 +166,12 @@ def prefill_rows(model: DecodeModel, cache: KvCache, rows: list[NewRow]) -> Tens
     length = [len(row.tokens) for row in rows]
     bounds = list(pairwise([sum(length[:i]) for i in range(len(rows) + 1)]))
     token_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
-    own_N = torch.cat([torch.arange(n, device=device) for n in length])
+    place_N = torch.cat([torch.arange(n, device=device) for n in length])
     length_B = torch.tensor(length, device=device)
     start_N = torch.tensor(starts, device=device).repeat_interleave(length_B)
     slot_N = torch.tensor([row.slot for row in rows], device=device).repeat_interleave(length_B)
-    index = cache.row_index(slot_N, own_N)
+    at_N = torch.tensor([row.at for row in rows], device=device).repeat_interleave(length_B)
+    index = cache.row_index(slot_N, at_N + place_N)
     masks = [_causal(n, start, model.dtype, device) for n, start in zip(length, starts, strict=True)]
 
     def attend(i: int, query_NHE: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> Tensor:
@@ -169,7 +183,7 @@ def prefill_rows(model: DecodeModel, cache: KvCache, rows: list[NewRow]) -> Tens
             mixed[low:high] = _attend_prompt(*part, row.trunk, i, mask)
         return mixed.flatten(1)
 
-    return _layers(model, token_N, own_N + start_N, attend, length_B.cumsum(0) - 1)
+    return _layers(model, token_N, start_N + place_N, attend, length_B.cumsum(0) - 1)
 
 
 def _attend_prompt(
@@ -252,18 +266,30 @@ def decode_rows(model: DecodeModel, cache: KvCache, plan: StepPlan, token_B: Ten
     `own_B` counts the positions each row already has after its trunk; the new token goes there.
     """
     shape, num_rows = model.weights.shape, len(token_B)
-    num_own = int(own_B.max()) + 1
-    num_own = min(cache.capacity, (num_own + 15) // 16 * 16)
+    num_own = _read_width(int(own_B.max()) + 1, cache.capacity)
     index = cache.row_index(torch.arange(num_rows, device=token_B.device), own_B)
     mask_BW = _step_mask(plan, own_B, num_own)
+    if not plan.trunks:
+        mask_BW = mask_BW.repeat_interleave(shape.num_kv_heads, 0)[:, None]
 
     def attend(i: int, query_BHE: Tensor, key_BKE: Tensor, value_BKE: Tensor) -> Tensor:
         cache.write(i, index, key_BKE, value_BKE)
         key = cache.key_LSKTE[i, :num_rows, :, :num_own]
         value = cache.value_LSKTE[i, :num_rows, :, :num_own]
+        if not plan.trunks:
+            return _attend_own(query_BHE, key, value, mask_BW)
         return _attend_step(shape, plan, i, query_BHE, key, value, mask_BW).to(model.dtype)
 
     return _layers(model, token_B, own_B + plan.start_B, attend, None)
+
+
+def _read_width(num_own: int, capacity: int) -> int:
+    """Positions of the slots a step reads: few shapes, for every new one a product is compiled anew.
+
+    From three quarters of the capacity up all of it is read: whole slots lie end to end, and a bf16 product of part
+    of each would copy them first, which costs as much as the product.
+    """
+    return capacity if 4 * num_own >= 3 * capacity else (num_own + 15) // 16 * 16
 
 
 def _step_mask(plan: StepPlan, own_B: Tensor, num_own: int) -> Tensor:
@@ -273,6 +299,15 @@ def _step_mask(plan: StepPlan, own_B: Tensor, num_own: int) -> Tensor:
     is_own_BW = (column_W >= 0) & (column_W <= own_B[:, None])
     zero = torch.zeros((), device=own_B.device)
     return torch.where(is_trunk_BW | is_own_BW, zero, -torch.inf)
+
+
+def _attend_own(query_BHE: Tensor, key_BKTE: Tensor, value_BKTE: Tensor, mask_B1T: Tensor) -> Tensor:
+    """Attention of one new token a row where no trunk is read: (B, H E); the mask has a line a row and key head."""
+    num_rows, kv, _, width = key_BKTE.shape
+    query = query_BHE.reshape(num_rows * kv, -1, width)
+    score = torch.baddbmm(mask_B1T, query, key_BKTE.flatten(0, 1).transpose(1, 2))
+    weight = torch.softmax(score, -1).to(value_BKTE.dtype)
+    return torch.bmm(weight, value_BKTE.flatten(0, 1)).view(num_rows, -1)
 
 
 def _attend_step(

@@ -11,7 +11,7 @@ import numpy as np
 
 from metier.core.errors import GateClosed
 from metier.core.project_file import ProjectConfig
-from metier.road.cost import machine_cost
+from metier.road.cost import machine_cost, require_affordable
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import Plan, make_plan
@@ -60,6 +60,7 @@ def plan_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher |
     with open_session(project_dir, config, watcher=watcher, what="metier plan") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
+        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
         return Planned(
             plan=plan,
             rows={"train": len(parts.train), "dev": len(parts.dev), "hold-out": parts.num_holdout},
@@ -132,6 +133,7 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
     with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
+        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
         return _assessed(session, parts, plan, fit_untuned(session, parts, plan))
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from metier.core.settings import PriceConfig
+from metier.core.errors import GateClosed
+from metier.core.settings import BudgetConfig, PriceConfig
 from metier.core.trials import Reply
 
-__all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs"]
+__all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs", "require_affordable"]
 
 
 def request_costs(replies: Sequence[Reply], price: PriceConfig) -> list[float]:
@@ -27,6 +28,22 @@ def request_costs(replies: Sequence[Reply], price: PriceConfig) -> list[float]:
 def machine_cost(minutes: float, price: PriceConfig) -> float:
     """Cost of minutes of the machine, in the table's currency."""
     return minutes / 60 * price.machine_hour
+
+
+def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig) -> None:
+    """Pass only where minutes of the machine cost no more than `budget.money`; 0 sets no limit.
+
+    Raises:
+        GateClosed: they cost more; the message says how many minutes the money pays for.
+    """
+    cost = machine_cost(minutes, price)
+    if budget.money and cost > budget.money:
+        paid_minutes = 60 * budget.money / price.machine_hour
+        raise GateClosed(
+            f"the run is predicted to cost {price.currency} {cost:.4f}, [budget] money is {budget.money:g}. "
+            f"Set [budget] minutes to {paid_minutes:.3g}, what the money pays for: the plan fits the tuning into "
+            "it. Or raise money."
+        )
 
 
 def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) -> dict[str, float] | None:

@@ -15,7 +15,7 @@ from metier.core.folders import exclusive, read_json, write_bytes, write_json
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.road.conclude import Before, Measured, build_report, fix_before_look, plan_entries
-from metier.road.cost import machine_cost
+from metier.road.cost import machine_cost, require_affordable
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import Ground, read_and_check
 from metier.road.look import SCORES_NAME, Looked, look_at_holdout
@@ -65,6 +65,7 @@ def run_road(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | Non
         ground = read_and_check(session)
         parts = cut_rows(session, ground)
         plan = make_plan(session, parts)
+        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
         tuning = Tuning(session, parts, plan)
         trials = fit_arms(session, parts, plan, tuning)
         before = fix_before_look(session, trials, tuning.minutes)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metier.core.errors import ConfigError, DataError, ModelError
+from metier.core.errors import DataError, ModelError
 from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.settings import TuneConfig
@@ -105,13 +105,10 @@ def tune(
     A finished `out_dir` of the same rows, settings and base is returned as it is; an unfinished one is resumed.
 
     Raises:
-        ConfigError: a method that is not built yet.
         DataError: no train or dev row is left, or a row has no trained token.
         ModelError: the loss is not finite (step and rows are named), or training changed nothing.
         StoreError: the disk is full; the last checkpoint is intact.
     """
-    if config.method != "lora":
-        raise ConfigError(f"tune.method is {config.method!r}; this version tunes adapters only: method = 'lora'.")
     kept = _within_limit(train, config, part="train")
     kept_dev = _within_limit(dev, config, part="dev")
     config = replace(config, passes=config.passes or DEFAULT_PASSES)
@@ -136,7 +133,7 @@ def tune(
 
 
 def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: int | None) -> Handle:
-    """The base with a new adapter on its top `depth` layers (0: all), or all of its weights trainable."""
+    """The base with a new adapter on its top `depth` layers (0: all)."""
     base_dir = base if isinstance(base, Path) else base.dir
     num_layers = read_shape(base_dir).num_layers
     depth = min(config.depth or num_layers, num_layers)
