@@ -1,5 +1,6 @@
 # Every target does its own set-up. Needs: Python 3.11 or newer, pip, make, git.
-# A CPU-only torch saves gigabytes; README, "Install", says how to get one: make PIP_ARGS="..." is passed to pip.
+# A CPU-only torch saves gigabytes; the first screen of README.md says how to get one. PIP_ARGS goes to pip:
+# make demo PIP_ARGS="--extra-index-url <index>"
 
 PYTHON ?= python3
 PIP_ARGS ?=

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 app = typer.Typer(
     name="metier",
@@ -24,7 +25,9 @@ app = typer.Typer(
 Dir = Annotated[Path, typer.Option("-C", metavar="DIR", help="The project folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print settings, row counts and the estimate, then stop.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print every setting, row counts and the estimate; train nothing.")
+]
 HERE = Path()
 INTERRUPTED = 130
 
@@ -58,7 +61,19 @@ def init(
     )
 
 
-@app.command()
+class CheckCommand(TyperCommand):
+    """`metier check`, whose help ends in the checks a convention may name."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # Any: typer keeps the types of its click to itself
+        """Write the names; they are looked up here alone, so that no other help waits for the import."""
+        from metier.conventions import check_names
+
+        super().format_epilog(ctx, formatter)
+        with formatter.section("Checks for `check = ...` of a [[convention]]"):
+            formatter.write_text(", ".join(check_names()))
+
+
+@app.command(cls=CheckCommand)
 def check(directory: Dir = HERE, settings: Set = None, as_json: AsJson = False) -> None:
     """Read the rows and say whether they are ready; exit 3 when they are not.
 
@@ -88,7 +103,8 @@ def run(
     project = Project.load(directory, settings or ())
     if dry_run:
         planned = project.plan(_watcher())
-        emit(planned.as_json(), planned.as_text(), as_json=as_json)
+        text = "\n".join([*_setting_lines(planned.settings), planned.as_text()])
+        emit(planned.as_json(), text, as_json=as_json)
         return
     report = project.run(_watcher())
     page = project.report_path
@@ -187,7 +203,7 @@ def report(directory: Dir = HERE, as_json: AsJson = False) -> None:
 
 @app.command()
 def verify(directory: Dir = HERE, as_json: AsJson = False) -> None:
-    """Check chain, seal, split certificate, model identity and verdict again from the files; exit 3 on a problem.
+    """Check ledger, seal, split, report, scores, verdict and model again from the files; exit 3 on a problem.
 
     Example: metier verify -C support
     """
@@ -220,6 +236,15 @@ def main_options(
 
         sys.stdout.write(f"metier {__version__}\n")
         raise typer.Exit
+
+
+def _setting_lines(settings: Mapping[str, Any]) -> Iterator[str]:  # Any: the values of a settings table
+    """Every setting of every table as `table.key = value`, the value as JSON; [[table]] entries on a line each."""
+    for table, values in settings.items():
+        if isinstance(values, Mapping):
+            yield from (f"{table}.{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+        else:
+            yield from (f"[[{table}]] {json.dumps(entry, ensure_ascii=False)}" for entry in values)
 
 
 def _watcher() -> Callable[[Any], None]:

@@ -39,8 +39,12 @@ class Project:
         Raises:
             ConfigError: no project file, or a setting that is unknown or out of range.
         """
+        from metier.models import check_base
+
         project_dir = Path(directory).resolve()
-        return cls(project_dir, load_project_file(project_dir, overrides))
+        config = load_project_file(project_dir, overrides)
+        check_base(config.base.name, revision=config.base.revision)
+        return cls(project_dir, config)
 
     @property
     def report_path(self) -> Path:
@@ -56,11 +60,9 @@ class Project:
     def run(self, watcher: Watcher | None = None) -> Report:
         """The whole road; writes the report page last."""
         from metier.road import run_road
-        from metier.web import write_report
+        from metier.web import render_report
 
-        report = run_road(self.dir, self.config, watcher=watcher)
-        write_report(report, self.report_path)
-        return report
+        return run_road(self.dir, self.config, watcher=watcher, draw_page=render_report)
 
     def plan(self, watcher: Watcher | None = None) -> Planned:
         """What the run would do and take; nothing is trained."""

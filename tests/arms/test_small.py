@@ -21,7 +21,7 @@ ASKED = [row("Where is order LK-77? Thanks, Eve", "Hello Eve, LK-77 is late.", n
 
 
 def fit(train, dev):
-    return SmallArm("small", EXACT).fit(train, dev, minutes=1, seed=3)
+    return SmallArm("small", EXACT).fit(train, dev, seed=3)
 
 
 def texts(arm, asked):

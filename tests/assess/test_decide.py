@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from metier.assess import Decision, GainForecast, GuardScores, ScoreTable, cross_checks, decide
+from metier.assess import CostRatio, Decision, GainForecast, GuardScores, ScoreTable, cross_checks, decide
 from metier.core.errors import ConfigError, DataError
 from metier.core.report import Forecast, GuardState, Outcome
 from metier.core.settings import DecisionConfig, GuardConfig, ValueConfig
-from metier.core.stats import Interval
 
 QUESTION = DecisionConfig(margin=0.03)
 
@@ -304,18 +303,20 @@ def test_a_guard_without_rows_is_an_error_not_no_harm() -> None:
 def test_as_good_for_less_needs_both_no_loss_and_a_lower_cost() -> None:
     question = DecisionConfig(margin=0.05, claim="as_good_for_less", limit=0.02)
     same = table(20, 20, 3000)
-    cheap, open_cost, dear = Interval(0.2, 0.4), Interval(0.8, 1.1), Interval(1.2, 1.5)
+    cheap, open_cost, dear = CostRatio(0.2, 0.4), CostRatio(0.8, 1.1), CostRatio(1.2, 1.5)
     worth = answer(same, question, cost_ratio=cheap)
     assert (worth.verdict.outcome, worth.verdict.reason, worth.margin) == (Outcome.WORTH_IT, "as_good_for_less", -0.02)
     assert worth.verdict.sentence.endswith(
-        "a loss of at most 2.0 points was accepted, and it costs at most 0.40 times as much."
+        "a loss of at most 2.0 points was accepted, and a request costs at most 0.40 times as much."
     )
     unproven = answer(same, question, cost_ratio=open_cost).verdict
     assert (unproven.outcome, unproven.reason) == (Outcome.NEED_HOLDOUT_ROWS, "cost_unproven")
-    assert unproven.sentence.endswith("the cost is not yet known to be lower (0.80 to 1.10 times); time more requests.")
+    assert unproven.sentence.endswith(
+        "a request is not yet known to cost less (0.80 to 1.10 times); time more requests."
+    )
     too_dear = answer(same, question, cost_ratio=dear).verdict
     assert (too_dear.outcome, too_dear.reason) == (Outcome.NOT_WORTH_IT, "not_cheaper")
-    assert too_dear.sentence.endswith("costs at least 1.20 times as much as the rival.")
+    assert too_dear.sentence.endswith("but a request costs at least 1.20 times as much as the rival.")
     worse = answer(table(10, 90, 1000), question, cost_ratio=cheap).verdict
     assert (worse.outcome, worse.reason) == (Outcome.NOT_WORTH_IT, "no_curve")
     small = answer(table(10, 10, 100), question, cost_ratio=cheap)
@@ -327,7 +328,7 @@ def test_as_good_for_less_needs_both_no_loss_and_a_lower_cost() -> None:
 
 
 def test_cost_is_ignored_under_the_claim_better() -> None:
-    assert answer(GOOD, cost_ratio=Interval(3, 4)).verdict.outcome is Outcome.WORTH_IT
+    assert answer(GOOD, cost_ratio=CostRatio(3, 4)).verdict.outcome is Outcome.WORTH_IT
 
 
 def test_a_smaller_error_rate_for_this_look_widens_every_bound() -> None:
@@ -360,9 +361,9 @@ def test_cross_checks_are_shown_beside_the_verdict() -> None:
 @pytest.mark.parametrize(
     ("tuned", "rivals", "groups", "message"),
     [([1, 0, 1, 0, 1], {}, "abcde", "scores: no comparator; the gain is a difference. Add an arm"),
-     ([1], {"p": [0]}, "a", "scores: 1 groups in 1 rows; expected at least 5 groups. Hold out more rows"),
-     ([], {"p": []}, "", "scores: 0 groups in 0 rows; expected at least 5 groups."),
-     ([1, 0, 1, 0, 1, 1], {"p": [0] * 6}, "aaaaaa", "scores: 1 groups in 6 rows; expected at least 5 groups."),
+     ([1], {"p": [0]}, "a", "scores: 1 group in 1 rows; expected 5 or more. Hold out more rows"),
+     ([], {"p": []}, "", "scores: 0 groups in 0 rows; expected 5 or more."),
+     ([1, 0, 1, 0, 1, 1], {"p": [0] * 6}, "aaaaaa", "scores: 1 group in 6 rows; expected 5 or more."),
      ([1, 0, 1, 0], {"p": [0] * 5}, "abcde", "scores of 'tuned': 4 scores for 5 rows; expected one for each row. Score the missing rows."),
      ([1, 0, 1, 0, 1], {"p": [0] * 6}, "abcde", "scores of 'p': 6 scores for 5 rows"),
      ([1, 0, np.nan, 0, np.nan], {"p": [0] * 5}, "abcde", r"scores of 'tuned': row 2 is nan \(2 such rows\); expected numbers. A failed row is counted"),

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from metier.assess import TuningCosts, break_even_requests, resolved_question, value_margin, wanted_trials
+from metier.assess import (
+    TuningCosts,
+    break_even_requests,
+    fixed_per_request,
+    resolved_question,
+    value_margin,
+    wanted_trials,
+)
 from metier.core.errors import ConfigError
 from metier.core.project_file import ProjectConfig
 from metier.core.settings import ArmConfig, DataConfig, DecisionConfig, ProjectTable, ValueConfig
@@ -38,8 +45,6 @@ def test_a_gain_that_cannot_be_is_refused_before_anything_is_spent() -> None:
             DecisionConfig(value=ValueConfig(worth=0.5, requests_per_month=10)),
             TuningCosts(one_off=120, upkeep_per_month=0, request_before=0, request_after=0),
         )
-    with pytest.raises(ConfigError, match="decision.value.worth is 0.0; expected more than 0."):
-        value_margin(ValueConfig(worth=0.0, requests_per_month=10), COSTS)
 
 
 def test_break_even_volume_by_hand_and_never() -> None:
@@ -71,3 +76,14 @@ def test_every_arm_without_a_final_trial_is_wanted_once() -> None:
     )
     assert [t.arm for t in wanted_trials(config, [*done, result(searched)])] == ["shots", "tuned"]
     assert wanted_trials(config, [result(t) for t in wanted]) == []
+
+
+def test_the_tuning_is_spread_over_the_declared_requests() -> None:
+    value = ValueConfig(worth=0.5, requests_per_month=1000, horizon_months=12)
+    assert fixed_per_request(value, COSTS) == pytest.approx(0.01)  # 120 / (12 x 1000)
+
+
+def test_as_good_for_less_takes_the_volume_from_the_value_and_no_margin() -> None:
+    value = ValueConfig(worth=0.5, requests_per_month=1, horizon_months=1)  # a margin of 240: no gain would pay
+    question = resolved_question(DecisionConfig(value=value, claim="as_good_for_less", limit=0.05), COSTS)
+    assert (question.margin, question.value, question.limit) == (0.0, None, 0.05)

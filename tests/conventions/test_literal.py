@@ -96,11 +96,12 @@ def test_a_value_that_is_not_there_passes_silently_only_where_it_may():
     specific = convention("contains", args, row_specific=True)
     with pytest.raises(DataError) as err:
         specific.check(on, "anything")
-    assert f"convention 'rule': the pattern 'T-\\\\d+' finds nothing in the prompt of row {on.row_id}" in str(err.value)
+    place = f"t.jsonl:1 (row {on.row_id})"
+    assert f"{place}: convention 'rule': the pattern 'T-\\d+' finds nothing in the prompt, so" in str(err.value)
     assert "so every reply would pass" in str(err.value)
     assert "row_specific = false" in str(err.value)
     gold = convention("contains", {"from_gold": "zz"}, row_specific=True)
-    with pytest.raises(DataError, match="finds nothing in the gold reply of row"):
+    with pytest.raises(DataError, match="finds nothing in the gold reply, so"):
         gold.check(on, "x")
 
 

@@ -42,7 +42,9 @@ def test_a_score_that_is_none_is_an_error_with_function_and_row(tmp_path, value)
 
 
 def test_a_function_that_raises_is_told_with_its_line(tmp_path):
-    with pytest.raises(DataError, match=r"own:score \(line 3\) raised ZeroDivisionError for row .*: division by zero"):
+    with pytest.raises(
+        DataError, match=r"own:score \(line 3\) raised ZeroDivisionError for t.jsonl:1 .*: division by zero"
+    ):
         own(tmp_path, "def score(row, text):\n    n = 0\n    return 1 / n\n").check(row(), "x")
 
 

@@ -151,7 +151,7 @@ def test_a_missing_attribute_names_row_and_convention():
             row(attributes={"region": "n"}), "Dear"
         )
     assert str(err.value).startswith(
-        f"convention 'rule': row {row(attributes={'region': 'n'}).row_id} (t.jsonl, record 1)"
+        f"convention 'rule': t.jsonl:1 (row {row(attributes={'region': 'n'}).row_id}) has no attributes.customer"
     )
     assert "has no attributes.customer (it has: region). Add the column to [data] attributes" in str(err.value)
 

@@ -91,5 +91,5 @@ def test_a_row_without_a_gold_call_passes_nothing():
 def test_a_broken_tool_definition_names_row_and_tool():
     for tool, fault in (({"function": {}}, "it has no name"), ({"name": "f", "parameters": {"type": 3}}, "3 is not")):
         on = row(tools=({"name": "ok"}, tool))
-        with pytest.raises(DataError, match=rf"convention 'rule': row {on.row_id} .*, tool 2: .*{fault}"):
+        with pytest.raises(DataError, match=rf"convention 'rule': t.jsonl:1 \(row {on.row_id}\), tool 2: .*{fault}"):
             convention("tool_call").check(on, "x")

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import MISSING, FrozenInstanceError, fields
 from pathlib import Path
 
 import pytest
 
 from metier.core import ConfigError, settings
 from metier.core.config import Settings, field_docs
-from metier.core.project_file import ProjectConfig, load_project_file, parse_override
-from metier.core.settings import ArmConfig, CleanConfig, DataConfig, DecisionConfig, SplitConfig, TuneConfig
+from metier.core.project_file import REQUIRED_TABLES, ProjectConfig, load_project_file, parse_override
+from metier.core.settings import (
+    ArmConfig,
+    BudgetConfig,
+    CleanConfig,
+    ConventionConfig,
+    DataConfig,
+    DecisionConfig,
+    GuardConfig,
+    PriceConfig,
+    SplitConfig,
+    TuneConfig,
+    ValueConfig,
+)
 
 MINIMAL = """
 [project]
@@ -47,8 +59,19 @@ def test_a_minimal_project_gets_all_five_arms(tmp_path: Path) -> None:
         (MINIMAL + "[split]\nholdout_rows = true\n", "metier.toml [split] holdout_rows is True, a bool; expected int."),
         (MINIMAL + '[[arm]]\nkind = "tuned"\n', "metier.toml: [[arm]] names only the tuned arm; add one to compare with, for example kind = 'prompt'."),
         (MINIMAL + '[[arm]]\nkind = "prompt"\n', "metier.toml: [[arm]] has 0 arms of kind 'tuned'; expected exactly one."),
-        (MINIMAL + '[[convention]]\nname = "a"\ncheck = "exact"\n' * 2, "metier.toml: [[convention]] 'a' stands twice; names must differ."),
+        (MINIMAL + '[[convention]]\nname = "a"\ncheck = "exact"\n' * 2, "metier.toml: [[convention]] 1 and 2 are both named 'a'; names must differ. Give one of them another name"),
         (MINIMAL + '[convention]\nname = "a"\n', "metier.toml: 'convention' is not a table of the form [[convention]]."),
+        (MINIMAL + '[[arm]]\nkind = "prompt"\n[[arm]]\nkind = "tuned"\n[[arm]]\nkind = "prompt"\n', "[[arm]] 1 and 3 are both named 'prompt'; names must differ."),
+        (MINIMAL + '[[guard]]\nname = "g"\non = "metric"\nlimit = 0.1\n' * 2, "[[guard]] 1 and 2 are both named 'g'; names must differ."),
+        (MINIMAL + "[budget]\nminutes = inf\n", "metier.toml [budget] minutes is inf; expected a finite number."),
+        (MINIMAL + "[budget]\nminutes = nan\n", "metier.toml [budget] minutes is nan; expected a finite number."),
+        (MINIMAL + f"[budget]\nminutes = 1{'0' * 400}\n", "metier.toml [budget] minutes is inf; expected a finite number."),
+        (MINIMAL + "[tune]\nweight_decay = nan\n", "metier.toml [tune] weight_decay is nan; expected a finite number."),
+        (MINIMAL + '[[convention]]\nname = "a"\ncheck = "exact"\nargs = { min = [1.0, nan] }\n', "[[convention]] 1 args.min is nan; expected a finite number."),
+        (MINIMAL + '[[convention]]\nname = "a"\ncheck = "exact"\nargs = { any = { day = 2026-11-23 } }\n', "[[convention]] 1 args.any.day is 2026-11-23, a date; expected text. Put it in quotes."),
+        (MINIMAL + "[price]\ndate = 2026-11-23\n", "a date; expected str. Put it in quotes."),
+        (MINIMAL + '[price]\nlabel_minute = 0.5\n', "metier.toml [price]: unknown setting 'label_minute'"),
+        (MINIMAL + "[split]\ngeneralise_to = 'new_groups'\nmin_holdout_groups = 5\n", "metier.toml: [split] min_holdout_groups is 5, but [data] groups names no column; name it, or drop the setting."),
         ("[project\n", "not valid TOML"),
     ],
 )  # fmt: skip
@@ -57,6 +80,45 @@ def test_a_wrong_file_is_refused_with_the_fix(tmp_path: Path, text: str, message
         project(tmp_path, text)
     assert message in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("table", REQUIRED_TABLES)
+def test_a_missing_table_is_named_with_an_example_that_is_taken(tmp_path: Path, table: str) -> None:
+    without = "\n".join(example for name, example in REQUIRED_TABLES.items() if name != table)
+    with pytest.raises(ConfigError) as caught:
+        project(tmp_path, without)
+    head, example = str(caught.value).split("\n", 1)
+    assert head == f"metier.toml: the table [{table}] is missing; add it, for example:"
+    assert project(tmp_path, f"{without}\n{example}") == project(tmp_path, "\n".join(REQUIRED_TABLES.values()))
+
+
+def test_every_table_without_a_default_has_an_example() -> None:
+    required = [f.name for f in fields(ProjectConfig) if f.default is MISSING and f.default_factory is MISSING]
+    assert list(REQUIRED_TABLES) == required
+
+
+def test_guidelines_that_are_not_there_are_refused_at_load(tmp_path: Path) -> None:
+    text = MINIMAL.replace('name = "p"', 'name = "p"\nguidelines = ["nope.md"]')
+    with pytest.raises(
+        ConfigError, match=r"metier.toml \[project\] guidelines: there is no file 'nope.md' in .*; name a"
+    ):
+        project(tmp_path, text)
+    (tmp_path / "nope.md").write_text("Be kind.")
+    assert project(tmp_path, text).project.guidelines == ("nope.md",)
+
+
+def test_a_file_in_place_of_the_project_folder_is_named(tmp_path: Path) -> None:
+    project(tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"metier.toml: a file; expected the folder of a project. Name the folder: -C"
+    ):
+        load_project_file(tmp_path / "metier.toml")
+
+
+def test_a_folder_in_place_of_the_project_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metier.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"metier.toml: cannot be read \(Is a directory\); expected a text file."):
+        load_project_file(tmp_path)
 
 
 def test_a_missing_setting_is_named_with_its_meaning(tmp_path: Path) -> None:
@@ -120,6 +182,30 @@ def test_settings_never_change() -> None:
     ("make", "message"),
     [
         (lambda: CleanConfig(near_dup=0), "near_dup is 0"),
+        (lambda: CleanConfig(min_reply_words=-5), "min_reply_words is -5; expected 1 or more."),
+        (lambda: CleanConfig(min_reply_words=9, max_reply_words=5), "max_reply_words is 5, below min_reply_words 9"),
+        (lambda: SplitConfig(min_holdout_groups=0, generalise_to="new_groups"), "min_holdout_groups is 0; expected 1"),
+        (lambda: ConventionConfig(name="a", check="exact", weight=0.0), "weight is 0.0; expected more than 0."),
+        (
+            lambda: ArmConfig(kind="few_shot", k=(0,)),
+            r"k is \[0\]; expected 1 or more examples each. Add an arm of kind",
+        ),
+        (lambda: ArmConfig(kind="retrieval", k=(3, -1)), r"k is \[3, -1\]; expected 1 or more examples each."),
+        (lambda: TuneConfig(alpha=0.0), "alpha is 0.0; expected more than 0."),
+        (lambda: ValueConfig(worth=0.0, requests_per_month=1.0), "worth is 0.0; expected more than 0."),
+        (lambda: ValueConfig(worth=1.0, requests_per_month=-1.0), "requests_per_month is -1.0; expected more than 0."),
+        (lambda: ValueConfig(worth=1.0, requests_per_month=1.0, horizon_months=0.0), "horizon_months is 0.0; expected"),
+        (lambda: DecisionConfig(margin=0.1, plan_gain=3.0), r"plan_gain is 3.0; expected a number in \(0, 1\]."),
+        (lambda: DecisionConfig(margin=0.1, max_holdout_rows=-5), "max_holdout_rows is -5; expected 10 or more."),
+        (lambda: PriceConfig(machine_hour=-1.0), "machine_hour is -1.0; expected 0 or more."),
+        (lambda: PriceConfig(token_in=-1.0), "token_in is -1.0; expected 0 or more."),
+        (lambda: PriceConfig(token_out=-1.0), "token_out is -1.0; expected 0 or more."),
+        (lambda: PriceConfig(date="yesterday"), "date is 'yesterday'; expected a day, as 2026-11-23, or nothing."),
+        (lambda: PriceConfig(date="20261123"), "date is '20261123'; expected a day, as 2026-11-23, or nothing."),
+        (lambda: PriceConfig(date="2026-02-30"), "date is '2026-02-30'; expected a day, as 2026-11-23, or nothing."),
+        (lambda: BudgetConfig(minutes=0.0), "minutes is 0.0; expected more than 0."),
+        (lambda: BudgetConfig(money=-1.0), "money is -1.0; expected 0 or more."),
+        (lambda: BudgetConfig(memory_gib=-1.0), "memory_gib is -1.0; expected 0 or more."),
         (lambda: SplitConfig(stratify="label"), "stratify works only with"),
         (lambda: TuneConfig(rank=0), "rank is 0; expected 1 or more"),
         (lambda: TuneConfig(lr=1.0), "lr is 1.0"),
@@ -133,6 +219,28 @@ def test_settings_never_change() -> None:
 def test_values_out_of_range_are_refused(make: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()  # type: ignore[operator]  # a lambda from the table
+
+
+NAMED = {
+    "arm": lambda name: ArmConfig(kind="prompt", name=name),
+    "convention": lambda name: ConventionConfig(name=name, check="exact"),
+    "guard": lambda name: GuardConfig(name=name, on="metric", limit=0.1),
+}
+
+
+@pytest.mark.parametrize("what", NAMED)
+@pytest.mark.parametrize("name", ["../../../evil", "a/b", "a\\b", "a\nb", ".hidden", "..", " ", "x" * 81, "a "])
+def test_a_name_that_could_leave_its_folder_is_refused(what: str, name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"name is .*; expected 1 to 80 letters, digits, spaces, '_', '.' or '-', with"
+    ):
+        NAMED[what](name)
+
+
+@pytest.mark.parametrize("what", NAMED)
+@pytest.mark.parametrize("name", ["tickets from the isles", "no_promised-dates", "v1.2", "Gr\u00fc\u00dfe"])
+def test_a_plain_name_is_taken(what: str, name: str) -> None:
+    assert NAMED[what](name).name == name
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,25 @@ def test_nan_is_never_written(tmp_path: Path) -> None:
     assert not (tmp_path / "a.json").exists()
 
 
+def test_a_file_in_place_of_the_workspace_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".metier").write_text("a file")
+    with (
+        pytest.raises(StoreError, match=r"\.metier: a file; expected a folder that metier makes. Move it away and run"),
+        exclusive(tmp_path / ".metier" / "run.lock", what="metier run"),
+    ):
+        pass
+    assert (tmp_path / ".metier").read_text() == "a file"
+
+
+def test_a_workspace_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("a file where a folder should be")
+    with (
+        pytest.raises(StoreError, match="could not be written"),
+        exclusive(tmp_path / "p" / ".metier" / "run.lock", what="metier run"),
+    ):
+        pass
+
+
 def test_two_runs_never_share_a_project(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from metier.core.folders import exclusive; from metier.core import StoreError\n"

@@ -291,6 +291,35 @@ def test_report_counts_add_up(tmp_path: Path) -> None:
 def test_given_test_set_wins_over_its_copies_in_train(tmp_path: Path) -> None:
     for name in ("rows.jsonl", "test.jsonl"):
         (tmp_path / name).write_text('{"q": "one", "a": "1"}\n')
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"q": "another question", "a": "2"}\n')
     data = DataConfig(files=("*.jsonl",), columns={"prompt": "q", "reply": "a"})
     result = curate(data, CleanConfig(), tmp_path, key=KEY, now=NOW, holdout_files=("test.jsonl",))
-    assert [kept.meta.source for kept in result.kept] == ["test.jsonl"]
+    assert [kept.meta.source for kept in result.kept] == ["rows.jsonl", "test.jsonl"]
+    assert [(item.row.meta.source, item.reason) for item in result.quarantined] == [("rows.jsonl", "exact_duplicate")]
+
+
+def test_rows_that_come_to_nothing_are_refused_with_counts_and_places(tmp_path: Path) -> None:
+    records = [{"n": "7", "q": f"question {i}", "a": f"answer {i}"} for i in range(9)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = DataConfig(files=("rows.jsonl",), columns={"prompt": "q", "reply": "a", "id": "n"})
+    with pytest.raises(DataError) as caught:
+        curate(data, CleanConfig(), tmp_path, key=KEY, now=NOW)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == (
+        "rows.jsonl: 1 row left of 9 records read (failed 8); expected at least 2. Give more rows, or correct [data] or "
+        "the records."
+    )
+    assert lines[1] == (
+        "  rows.jsonl:2: id '7' already stands at rows.jsonl:1; expected one row an id. Remove one of the two."
+    )
+    assert len(lines) == 6, "the first five, each with its place"
+
+
+def test_rows_set_aside_are_named_when_nothing_else_is_left(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "one", "a": "1"}\n' * 3)
+    data = DataConfig(files=("rows.jsonl",), columns={"prompt": "q", "reply": "a"})
+    with pytest.raises(DataError) as caught:
+        curate(data, CleanConfig(), tmp_path, key=KEY, now=NOW)
+    assert "1 row left of 3 records read (exact_duplicate 2)" in str(caught.value)
+    assert str(caught.value).endswith("\n  rows.jsonl:2: exact_duplicate\n  rows.jsonl:3: exact_duplicate")

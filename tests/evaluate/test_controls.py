@@ -4,7 +4,7 @@ import pytest
 
 from metier.conventions import fold, gold_reply
 from metier.core.errors import DataError
-from metier.evaluate import GOLD_FAILS, other_golds, run_controls
+from metier.evaluate import GOLD_FAILS, NOTHING_TO_CHECK, other_golds, run_controls
 from tests.conventions.builders import row
 from tests.evaluate.builders import GREETING, POLITE, TICKET, grader, tickets
 
@@ -57,10 +57,12 @@ def test_the_pass_mark_is_the_bound_itself():
 def test_golds_that_fail_are_quarantined_with_their_reason():
     rows = [*tickets(39), row("Please look at T-99.", "Dear customer, it is solved.", number=99)]
     result = run_controls(rows, grader([TICKET, GREETING]), seed=0)
-    assert dict(result.quarantined) == {rows[-1].row_id: "ticket: The reply does not contain 'T-99'."}
+    bad = rows[-1].row_id
+    assert dict(result.quarantined) == {bad: f"t.jsonl:99 (row {bad}): ticket: The reply does not contain 'T-99'."}
+    assert dict(result.reasons) == {bad: GOLD_FAILS}
     assert (result.gold, result.num_rows, GOLD_FAILS) == (1.0, 39, "gold_fails_grader")
     sealed = run_controls(rows, grader([TICKET, GREETING]), seed=0, sealed=True)
-    assert dict(sealed.quarantined) == {rows[-1].row_id: "fails ticket"}
+    assert dict(sealed.quarantined) == {bad: f"row {bad}: fails ticket"}
 
 
 def test_more_than_five_percent_failing_golds_are_refused():
@@ -68,8 +70,9 @@ def test_more_than_five_percent_failing_golds_are_refused():
     assert run_controls([*tickets(38), *bad], grader([TICKET, GREETING]), seed=0).num_rows == 38  # exactly 5 %
     with pytest.raises(DataError) as err:
         run_controls([*tickets(37), *bad], grader([TICKET, GREETING]), seed=0)
-    assert str(err.value).startswith("2 of 39 gold replies fail their own grader; at most 5% may.")
-    assert f"row {bad[0].row_id}: ticket: The reply does not contain 'T-90'." in str(err.value)
+    head, first, _ = str(err.value).splitlines()
+    assert head.startswith("2 of 39 gold replies fail their own grader; at most 5% may. Correct the conventions, the")
+    assert first == f"  t.jsonl:90 (row {bad[0].row_id}): ticket: The reply does not contain 'T-90'."
 
 
 def test_sealed_rows_leave_no_text_in_the_refusal():
@@ -77,6 +80,7 @@ def test_sealed_rows_leave_no_text_in_the_refusal():
     with pytest.raises(DataError) as err:
         run_controls([*tickets(9), *bad], grader([TICKET, GREETING]), seed=0, sealed=True)
     assert "T-9" not in str(err.value)
+    assert "t.jsonl" not in str(err.value)
     assert "fails ticket" in str(err.value)
 
 
@@ -90,13 +94,30 @@ def test_graded_metrics_quarantine_below_the_pass_mark():
     assert kept.gold == pytest.approx((39 + 0.8) / 40)
 
 
-def test_a_row_specific_convention_with_nothing_to_check_names_the_rows():
+def test_a_row_in_which_a_row_specific_convention_finds_nothing_is_set_aside_with_its_place():
+    rows = [*tickets(39), row("No number.", "Dear customer.", number=99)]
+    result = run_controls(rows, grader([TICKET, GREETING]), seed=0)
+    assert dict(result.reasons) == {rows[-1].row_id: NOTHING_TO_CHECK}
+    (sentence,) = result.quarantined.values()
+    assert sentence.startswith(f"t.jsonl:99 (row {rows[-1].row_id}): convention 'ticket': the pattern 'T-\\d+' finds")
+    assert (result.num_rows, result.gold) == (39, 1.0)
+    counts = result.as_json()
+    assert (counts["num_gold_fails"], counts["num_nothing_to_check"]) == (0, 1)
+
+
+def test_both_reasons_are_counted_apart():
+    vague, wrong = row("No number.", "Dear customer.", number=98), row("T-99, please.", "Dear customer.", number=99)
+    result = run_controls([*tickets(38), vague, wrong], grader([TICKET, GREETING]), seed=0)
+    assert dict(result.reasons) == {vague.row_id: NOTHING_TO_CHECK, wrong.row_id: GOLD_FAILS}
+
+
+def test_a_row_specific_convention_that_finds_nothing_in_many_rows_is_refused_with_counts():
     rows = [*tickets(10), *[row(f"No number, {i}.", "Dear customer.", number=50 + i) for i in range(6)]]
     with pytest.raises(DataError) as err:
         run_controls(rows, grader([TICKET, GREETING]), seed=0)
     lines = str(err.value).splitlines()
-    assert lines[0] == "6 times a row-specific convention has nothing to check:"
-    assert f"finds nothing in the prompt of row {rows[10].row_id}" in lines[1]
+    assert lines[0] == ("a row-specific convention has nothing to check in 6 of 16 rows; at most 5% may. The first:")
+    assert lines[1].startswith(f"  t.jsonl:50 (row {rows[10].row_id}): convention 'ticket': the pattern 'T-\\d+' finds")
     assert lines[-1] == "  ... and 1 more"
 
 

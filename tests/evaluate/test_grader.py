@@ -120,7 +120,7 @@ def test_a_score_outside_0_1_is_an_error(value):
     broken = Grader(
         metric="m", unit="u", binary=False, pass_mark=0.5, conventions=(), measure=lambda *_: CheckResult(value)
     )
-    with pytest.raises(DataError, match=rf"m scored {value} for row {row().row_id}; expected a number from 0 to 1"):
+    with pytest.raises(DataError, match=rf"m scored {value} for t.jsonl:1 \(row {row().row_id}\); expected a number"):
         broken.score(row(), "x")
 
 
@@ -139,7 +139,7 @@ def test_score_all_collects_the_rows_it_cannot_score(tmp_path):
     lines = str(err.value).splitlines()
     assert lines[0] == "7 of 9 replies could not be scored:"
     assert len(lines) == 7
-    assert "own:score returned 1.2 for row" in lines[1]
+    assert "own:score returned 1.2 for t.jsonl:0 (row " in lines[1]
     assert lines[-1] == "  ... and 2 more"
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from metier.core.errors import ConfigError, ModelError, StoreError
+from metier.models import check_base, resolve
 from metier.models import identity as identity_module
-from metier.models import resolve
 from metier.models import resolve as resolve_function
 from metier.models.sources import cache_dir
 
@@ -179,8 +179,21 @@ def test_changed_folder_gets_a_new_fingerprint(tiny_dir: Path, tmp_path: Path) -
     assert after.base_sha256 == before.base_sha256
 
 
+def test_a_base_is_checked_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(tmp_path / "cache"))
+    check_base("smollm2-135m-instruct")
+    check_base("path:nowhere")  # a folder may come and go; what needs it says so
+    with pytest.raises(ConfigError, match="expected a commit of 40 hex digits"):
+        check_base("hub:owner/model", revision="main")
+    with pytest.raises(ConfigError, match="a model of sentences; expected a chat model"):
+        check_base("all-minilm-l6-v2")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="there is no folder .*nowhere; check base.name"):
+    with pytest.raises(
+        ConfigError, match="there is no folder .*nowhere; expected a folder with a model. Correct the path"
+    ):
         resolve("path:nowhere", project_dir=tmp_path)
 
 

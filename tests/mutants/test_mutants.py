@@ -120,7 +120,8 @@ def test_a_hold_out_row_that_is_trained_on_after_the_split(fresh: Path, monkeypa
     real = tuning.render_parts
 
     def leaky(session: Any, parts: Any) -> Any:
-        seal = find_seal(session.ledger, parts.split_id)
+        (sealed,) = session.ledger.events(kind="holdout_sealed")
+        seal = find_seal(session.ledger, sealed.body["split"])
         assert seal is not None
         rows = rows_from_parquet(session.store.get_encrypted(seal.object_ref, seal_key(session.project_dir)))
         rendered = real(session, parts)
@@ -153,9 +154,9 @@ def test_a_grader_that_accepts_the_empty_reply(fresh: Path, monkeypatch: PatchIt
 
 
 def test_a_comparator_chosen_on_the_hold_out(fresh: Path, monkeypatch: PatchIt) -> None:
-    from metier.road import conclude
+    from metier.road import verdict
 
-    real = conclude.decide_from_scores
+    real = verdict.decide_from_scores
 
     def against_the_weakest(table: Any, *arguments: Any, facts: Any, **named: Any) -> Any:
         def mean(arm: str) -> float:
@@ -164,7 +165,7 @@ def test_a_comparator_chosen_on_the_hold_out(fresh: Path, monkeypatch: PatchIt) 
         weakest = min(facts["comparators"], key=mean)
         return real(table, *arguments, facts={**facts, "comparators": [weakest]}, **named)
 
-    monkeypatch.setattr(conclude, "decide_from_scores", against_the_weakest)
+    monkeypatch.setattr(verdict, "decide_from_scores", against_the_weakest)
     ran = refused(fresh, "frozen before the look were tuned against prompt (small differs).")
     assert "A comparator is never chosen on the hold-out." in ran.err
 
@@ -184,7 +185,7 @@ def test_scores_that_are_edited_after_the_run(lean: Path) -> None:
     assert ran.code == 3
     found = "\n".join(ran.json["problems"])
     assert "scores.parquet: SHA-256 " in found
-    assert "its scores are not those any look found" in found
+    assert "its scores are not those look " in found
     assert "decided again: WORTH_IT" in found, "with these scores the verdict would be another"
     assert "error: " in ran.err
 
@@ -199,7 +200,7 @@ def test_scores_and_report_edited_to_fit_each_other(lean: Path) -> None:
     (report_dir / "report.json").write_text(json.dumps(report), encoding="utf-8")
     ran = metier("verify", "-C", lean, "--json")
     assert ran.code == 3
-    assert [p for p in ran.json["problems"] if "its scores are not those any look found" in p]
+    assert [p for p in ran.json["problems"] if "its scores are not those look " in p]
 
 
 TOPICS = ("A", "B", "C", "D", "E", "F", "G", "H")

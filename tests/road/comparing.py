@@ -9,7 +9,7 @@ WHEN_AND_HOW_LONG = {
     "": ("costs", "plan"),  # minutes, money, memory: predicted and happened
     "files": ("scores_sha256",),  # the file holds seconds a reply
     "question": ("frozen_at",),
-    "provenance": ("finished", "ledger_head"),
+    "provenance": ("finished", "ledger_head", "before_look_at"),
     "arms": ("latency_ms", "cost_per_1k_requests"),
 }
 
@@ -22,9 +22,11 @@ def comparable(report: dict[str, Any]) -> dict[str, Any]:
     kept["arms"] = [
         {key: value for key, value in arm.items() if key not in WHEN_AND_HOW_LONG["arms"]} for arm in kept["arms"]
     ]
-    # Fixed before the look from measured seconds: the ratio of two costs.
+    # Fixed before the look from measured seconds: minutes, and the ratio of two costs.
     facts = kept["provenance"]["before_look"]
-    kept["provenance"]["before_look"] = {key: value for key, value in facts.items() if key != "cost_ratio"}
+    kept["provenance"]["before_look"] = {
+        key: value for key, value in facts.items() if key not in ("cost_ratio", "tune_minutes")
+    }
     return kept
 
 

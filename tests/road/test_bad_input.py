@@ -46,7 +46,12 @@ def edited(old: str, new: str) -> str:
         (edited('kind = "tuned"', 'kind = "tune"'), "metier.toml [[arm]] 3 kind is 'tune'; did you mean 'tuned'?"),
         (edited('name = "tiny"', 'name = "tinny"'), "did you mean 'tiny'?"),
         (LEAN + "minutes = 3\n", "metier.toml: not valid TOML: "),
-        (LEAN.replace("[budget]\nminutes = 600", "[budget]\nminutes = 0"), "metier.toml [budget]: minutes must be above 0"),
+        (edited('name = "tiny"', 'name = "tiny"\nrevision = "main"'), "base.revision is 'main', but the short name 'tiny' is pinned"),
+        (edited('name = "tiny"', 'name = "hub:a/b@main"'), "base.name is 'hub:a/b@main' with the revision 'main'; expected a commit of 40 hex digits."),
+        (edited("seed = 3", 'seed = 3\nguidelines = ["nope.md"]'), "metier.toml [project] guidelines: there is no file 'nope.md'"),
+        (edited('files = ["rows.jsonl"]', 'files = ["rowz.jsonl"]'), "rowz.jsonl: no file with rows there, seen from"),
+        (edited('kind = "prompt"', 'kind = "prompt"\nname = "../../../evil"'), "metier.toml [[arm]] 1: name is '../../../evil'; expected 1 to 80 letters"),
+        (LEAN.replace("[budget]\nminutes = 600", "[budget]\nminutes = 0"), "metier.toml [budget]: minutes is 0.0; expected more than 0."),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_named_before_anything_runs(tmp_path: Path, text: str, said: str) -> None:
@@ -55,6 +60,15 @@ def test_a_wrong_setting_is_named_before_anything_runs(tmp_path: Path, text: str
     assert ran.code == 2, ran.err
     assert ran.out == ""
     assert said in ran.err
+
+
+@pytest.mark.parametrize("name", ["hub:a/b@main", "zzz", "all-minilm-l6-v2"])
+def test_a_base_that_no_machine_could_find_is_refused_before_a_row_is_read(tmp_path: Path, name: str) -> None:
+    project = write_project(tmp_path / "p", text=edited('name = "tiny"', f'name = "{name}"'))
+    ran = metier("check", "-C", project)
+    assert ran.code == 2
+    assert ran.err.startswith(f"error: base.name is '{name}'"), ran.err
+    assert not (project / ".metier").exists()
 
 
 def test_a_folder_without_a_project_file_says_how_to_make_one(tmp_path: Path) -> None:
@@ -78,7 +92,7 @@ ONE_CLASS = [{**row, "answer": "Hi there: A-1."} for row in ROWS]
     [
         (b"", "rows.jsonl: empty file; expected rows."),
         (b"\n\n", "rows.jsonl: no rows at all; expected at least one record"),
-        (lines_of(ROWS[:1]), "The controls need at least 2 rows to compare, found 1."),
+        (lines_of(ROWS[:1]), "rows.jsonl: 1 row left of 1 record read (nothing was set aside); expected at least 2."),
         (lines_of(ROWS[:30]), "dev: 10 rows asked for, but 6 rows are left, and train needs rows too."),
         (lines_of(ONE_CLASS), "90 of 90 gold replies fail their own grader; at most 5% may."),
         (lines_of([{**row, "day": "2025-01-01"} for row in ROWS]), "carry the same time, 2025-01-01"),
@@ -107,8 +121,8 @@ def test_a_column_that_no_row_has_is_a_wrong_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (LEAN, "hold-out: 1 groups (customer) in 24 rows; expected at least 5, as rows of one group move together."),
-        (NO_TIME, "hold-out: 24 rows asked for, but 90 rows in 1 groups are left"),
+        (LEAN, "hold-out: 1 group (customer) in 24 rows; expected 5 or more, as rows of one group move together."),
+        (NO_TIME, "hold-out: 24 rows asked for, but 90 rows in 1 group are left"),
     ],
     ids=["later", "new-groups"],
 )
@@ -125,7 +139,8 @@ def test_a_hold_out_of_one_class_is_refused_before_it_is_opened(tmp_path: Path) 
     project = write_project(tmp_path / "p", text=LABELS, records=records)
     ran = metier("run", "-C", project)
     assert ran.code == 1
-    assert "error: hold-out: All 24 rows have the same gold reply; there is nothing to learn or grade." in ran.err
+    assert "error: hold-out: all 24 rows have the label 'lost', the 66 others have 2 labels;" in ran.err
+    assert "Is the file sorted by label? Use generalise_to = 'new_groups'" in ran.err
     assert "question_frozen" not in events_of(project)
 
 
@@ -169,7 +184,7 @@ def test_a_line_of_100_mb_is_skipped_in_bounded_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert ran.code == 0, ran.err
     assert ran.json["data"]["failures"] == [
-        "rows.jsonl:6: a line of 100 MB; expected at most 17 MB. Look for a missing line break, or split the record."
+        "rows.jsonl:6: a line of 95 MiB; expected at most 16 MiB. Look for a missing line break, or split the record."
     ]
     assert peak < 64e6
 
@@ -182,6 +197,45 @@ def test_a_second_row_with_an_id_is_refused(tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     (failure,) = ran.json["data"]["failures"]
     assert failure.startswith("rows.jsonl:91: id '3' already stands at rows.jsonl:4; expected one row an id.")
+
+
+def test_one_id_for_all_rows_is_told_with_counts_and_places(tmp_path: Path) -> None:
+    text = edited('reply = "answer" }', 'reply = "answer", id = "number" }')
+    project = write_project(tmp_path / "p", text=text, records=[{**row, "number": "1"} for row in ROWS])
+    ran = metier("check", "-C", project)
+    assert ran.code == 1
+    assert "rows.jsonl: 1 row left of 90 records read (failed 89); expected at least 2." in ran.err
+    assert "\n  rows.jsonl:2: id '1' already stands at rows.jsonl:1; expected one row an id." in ran.err
+
+
+def test_a_wrong_column_is_told_with_the_lines_it_spoils(tmp_path: Path) -> None:
+    ran = metier("check", "-C", write_project(tmp_path / "p", text=edited('reply = "answer"', 'reply = "day"')))
+    assert ran.code == 1
+    assert "or [data] columns if they name the wrong one. The first:\n  rows.jsonl:1 (row " in ran.err
+
+
+def test_a_row_without_what_a_convention_looks_for_is_set_aside_and_the_rest_is_used(tmp_path: Path) -> None:
+    records = [dict(row) for row in ROWS]
+    records[40] |= {"ask": "my lamp is lost. Ana", "answer": "Hi Ana: A-9."}
+    ran = metier("check", "-C", write_project(tmp_path / "p", records=records), "--json")
+    assert ran.code == 0, ran.err
+    data = ran.json["data"]
+    assert (data["read"], data["kept"], data["quarantined"]) == (90, 89, {"nothing_to_check": 1})
+    (path,) = (tmp_path / "p/.metier/stages/ground").glob("*/controls.json")
+    (sentence,) = json.loads(path.read_text(encoding="utf-8"))["sentences"].values()
+    assert sentence.startswith("rows.jsonl:41 (row ")
+    assert "convention 'order': the pattern '(A-\\d+)' finds nothing in the prompt" in sentence
+
+
+def test_a_file_where_a_folder_should_be_is_a_clear_error(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "p")
+    ran = metier("check", "-C", project / "metier.toml")
+    assert ran.code == 2
+    assert f"{project / 'metier.toml'}: a file; expected the folder of a project. Name the folder: -C" in ran.err
+    (project / ".metier").write_text("a file")
+    ran = metier("check", "-C", project)
+    assert ran.code == 1
+    assert f"{project / '.metier'}: a file; expected a folder that metier makes. Move it away and run again." in ran.err
 
 
 def test_rows_beyond_the_context_are_counted_and_the_run_finishes(tmp_path: Path) -> None:
@@ -220,7 +274,7 @@ def test_a_broken_file_over_a_finished_run_overwrites_nothing(lean: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["ground/kept.parquet", "split/train.parquet", "plan/plan.json", "arm-prompt/arm.json", "tune/facts.json",
+    "name", ["ground/kept.sealed", "split/train.parquet", "plan/plan.json", "arm-prompt/arm.json", "tune/facts.json",
              "tune/run/adapter/adapter_model.safetensors", "look/scores.parquet", "look/look.json", "report/report.json"],
 )  # fmt: skip
 def test_a_truncated_file_of_a_stage_is_made_again(lean: Path, name: str) -> None:

@@ -21,7 +21,7 @@ def test_a_worth_of_a_reply_gives_the_margin_that_pays_for_the_tuning(tmp_path: 
     assert ran.code == 0, ran.err
     report = ran.json
     assert 0 <= report["question"]["margin"] < 0.01, "a tuning of seconds needs next to no gain to pay"
-    assert report["question"]["margin"] == report["provenance"]["margin"]
+    assert report["question"]["margin"] == report["provenance"]["before_look"]["margin"]
     assert report["verdict"]["outcome"] == "NOT_WORTH_IT"
     assert metier("verify", "-C", project).code == 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from metier.core.rows import Message, Meta, Role, Row, Target, make_row
+from metier.core.rows import Message, Meta, Role, Row, Target, TargetKind, make_row
 
 KEY = b"project"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -19,6 +19,7 @@ def make(
     day: float | None = None,
     source: str = "rows.jsonl",
     label: str | None = None,
+    kind: TargetKind = TargetKind.REPLY,
     **meta: Any,
 ) -> Row:
     """One row; without text its own three words make it like no other."""
@@ -28,7 +29,7 @@ def make(
             Message(role=Role.USER, content=prompt or f"ask{number} about{number} thing{number}"),
             Message(role=Role.ASSISTANT, content=reply or f"say{number} of{number} it{number}"),
         ),
-        target=Target(label=label),
+        target=Target(kind=kind, label=label),
         meta=Meta(
             source=source, source_row=number, collected_at=None if day is None else START + timedelta(days=day), **meta
         ),

@@ -90,7 +90,7 @@ def test_a_row_moved_between_parts_is_found(result: SplitResult) -> None:
     problems = verify_certificate(parts, result.certificate)
     assert any(problem.startswith("certificate: roots is") for problem in problems)
     assert any("of train is also in holdout" in problem for problem in problems)
-    assert "split: 1 prompts stand in two parts; expected 0." in problems
+    assert "split: 1 prompt in two parts; expected 0." in problems
 
 
 def test_a_certificate_of_broken_promises_is_no_certificate(result: SplitResult) -> None:
@@ -104,7 +104,7 @@ def test_a_certificate_of_broken_promises_is_no_certificate(result: SplitResult)
     parts = {**result.parts, "train": [shared, *result.train[1:]]}
     assert verify_certificate(parts, certify(parts, mode="later", near_dup=0.8)) == []
     assert verify_certificate(parts, certify(parts, mode="new_groups", near_dup=0.8)) == [
-        "split: 1 groups have rows in two parts; expected 0 in 'new_groups'."
+        "split: 1 group with rows in two parts; expected 0 in 'new_groups'."
     ]
     near = verify_certificate(result.parts, replace(certify(result.parts, mode="later", near_dup=0.8), near_dup=0.0))
     assert near == ["split: two parts hold rows of similarity 0.0; expected below 0.0."]

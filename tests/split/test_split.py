@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from metier.core.errors import DataError
-from metier.core.rows import Row
+from metier.core.rows import Row, TargetKind
 from metier.core.settings import SplitConfig
 from metier.split import SplitResult, from_files, split_report, split_rows
 from tests.split.build import make
@@ -184,6 +184,37 @@ def test_given_test_set_must_be_later_where_that_is_claimed() -> None:
         split(early, replace(LATER, holdout_files=("test.csv",)))
 
 
+def test_a_given_test_set_of_too_few_groups_is_refused_where_new_groups_are_claimed() -> None:
+    rows = [make(i, groups={"customer": f"c{i}"}) for i in range(60)]
+    rows += [make(100 + i, source="test.csv", groups={"customer": f"t{i % 4}"}) for i in range(25)]
+    given = replace(GROUPS, holdout_files=("test.csv",))
+    with pytest.raises(DataError, match=r"hold-out: 4 groups of 4; expected at least 5 to claim anything about new"):
+        split(rows, given)
+    assert len(split(rows, replace(given, min_holdout_groups=4)).holdout) == 20
+
+
+def sorted_by_label(num: int) -> list[Row]:
+    return [make(i, day=i, label="late" if i < num - 30 else "lost", kind=TargetKind.LABEL) for i in range(num)]
+
+
+def test_a_hold_out_of_one_label_is_refused_with_advice_for_its_mode() -> None:
+    rows = sorted_by_label(100)
+    with pytest.raises(DataError) as caught:
+        split(rows)
+    assert str(caught.value) == (
+        "hold-out: all 20 rows have the label 'lost', the 80 others have 2 labels; expected more than one label. Is the "
+        "file sorted by label? Use generalise_to = 'new_groups', which draws at random, or raise holdout_rows."
+    )
+    assert len(split(rows, GROUPS).holdout) == 20, "drawn at random, both labels are in it"
+    test_set = [make(100 + i, day=200, source="test.csv", label="lost", kind=TargetKind.LABEL) for i in range(20)]
+    with pytest.raises(DataError, match=r"Name \[split\] holdout_files with rows of every label\."):
+        split([*rows, *test_set], replace(LATER, holdout_files=("test.csv",)))
+
+
+def test_one_label_in_all_rows_is_no_matter_of_the_split() -> None:
+    assert len(split([make(i, day=i, label="late", kind=TargetKind.LABEL) for i in range(100)]).holdout) == 20
+
+
 def test_sources_are_matched_by_file_folder_and_glob() -> None:
     assert from_files("../data/test1.csv", ["./../data/test1.csv"])
     assert from_files("data/test/a.csv", ["data/test/"])
@@ -205,13 +236,13 @@ def one_group(num: int) -> list[Row]:
 
 REFUSALS: list[tuple[list[Row], SplitConfig, str]] = [
     ([], LATER, "hold-out: 20 rows asked for, but 0 rows are left, and train needs rows too. Collect more rows, or ask for fewer: [split] holdout_rows."),
-    (dated(1), LATER, "hold-out: 20 rows asked for, but 1 rows are left"),
+    (dated(1), LATER, "hold-out: 20 rows asked for, but 1 row is left, and train needs rows too."),
     (dated(25), LATER, "dev: 10 rows asked for, but 5 rows are left"),
     (dated(35), LATER, "train: 5 of 35 rows are left after 20 for the hold-out, 10 for dev and 0 too close to them; expected at least 10."),
     ([*dated(100), make(500)], LATER, "generalise_to = 'later': 1 of 101 rows have no time (rows.jsonl:500); expected one each. Name the column in [data] time"),
     ([make(i, day=1) for i in range(100)], LATER, "every row of the hold-out (20) and the newest of 80 rows before it carry the same time, 2026-01-02T00:00:00+00:00"),
-    (one_group(100), GROUPS, "hold-out: 20 rows asked for, but 100 rows in 1 groups are left, the largest of 100 rows"),
-    (one_group(100), BOTH, "hold-out: 20 rows asked for, but 100 rows in 1 groups are left, and the newest groups hold 100"),
+    (one_group(100), GROUPS, "hold-out: 20 rows asked for, but 100 rows in 1 group are left, the largest of 100 rows"),
+    (one_group(100), BOTH, "hold-out: 20 rows asked for, but 100 rows in 1 group are left, and the newest groups hold 100"),
     (grouped(120, 10), GROUPS, "hold-out: 2 groups of 12; expected at least 5 to claim anything about new groups. Raise holdout_rows"),
     (grouped(120, 10), BOTH, "hold-out: 2 groups of 12; expected at least 5"),
     (dated(100), BOTH, "generalise_to = 'later_and_new_groups': none of 100 rows has a group; expected one each."),
@@ -221,7 +252,7 @@ REFUSALS: list[tuple[list[Row], SplitConfig, str]] = [
     ([make(i, day=i, prompt=f"one of {i % 50}") for i in range(100)], LATER, "split: 30 of 70 train rows (43%) are too close to the hold-out or dev (near_dev 10, near_holdout 20; for example"),
     ([make(i) for i in range(60)], replace(GROUPS, holdout_files=("test.csv",)), "hold-out: 20 rows asked for, but test.csv gives 0 after cleaning. Add files."),
     ([make(i, source="test.csv" if i < 15 else "a.csv") for i in range(60)], replace(GROUPS, holdout_files=("test.csv",)), "but test.csv gives 15 after cleaning. Set [split] holdout_rows = 15, or add files."),
-    ([*dated(60), make(3, day=3)], LATER, "rows.jsonl:3: 1 records stand twice among the rows to split"),
+    ([*dated(60), make(3, day=3)], LATER, "rows.jsonl:3: 1 record more than once among the rows to split; expected each once."),
 ]  # fmt: skip
 
 

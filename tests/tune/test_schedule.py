@@ -6,7 +6,8 @@ from itertools import chain
 
 import pytest
 
-from metier.tune.schedule import default_lr, eval_steps, lr_at, run_steps
+from metier.core.settings import TuneConfig
+from metier.tune.schedule import default_lr, eval_steps, lr_at, run_steps, step_tokens_of
 
 
 def test_default_lr_is_ten_times_full_tunings_and_fifteen_times_in_short_runs() -> None:
@@ -15,6 +16,13 @@ def test_default_lr_is_ten_times_full_tunings_and_fifteen_times_in_short_runs() 
     assert default_lr(576, method="lora", num_steps=1000) == pytest.approx(1.3219e-3, rel=1e-3)
     assert default_lr(576, method="lora", num_steps=99) == pytest.approx(1.5 * 1.3219e-3, rel=1e-3)
     assert default_lr(576, method="full", num_steps=50) == pytest.approx(1.3219e-4, rel=1e-3)
+
+
+def test_a_run_is_cut_into_about_400_steps_within_what_products_and_adapters_stand() -> None:
+    assert step_tokens_of(TuneConfig(), 400_000) == 1000
+    assert step_tokens_of(TuneConfig(), 90_000) == 512
+    assert step_tokens_of(TuneConfig(), 4_000_000) == 2048
+    assert step_tokens_of(TuneConfig(step_tokens=300), 400_000) == 300
 
 
 def test_lr_rises_to_the_peak_and_falls_to_a_tenth() -> None:

@@ -13,14 +13,23 @@ import pytest
 from metier.core import DataError
 from metier.core.report import Outcome, report_from_json
 from metier.web import render_report, write_report
-from metier.web.page import next_step
+from metier.web.sentences import next_step
+from tests.browser.chromium import text_of
 from tests.web.sample_report import sample_report
 
 
 def test_the_first_screen_answers_the_five_questions() -> None:
     page = render_report(sample_report())
-    first = page.partition("Three replies")[0]
-    for text in ("Worth it", "+19.3 points", "Gain over small", "9.1 min", "110 of 800", "Next:", "Serve the adapter"):
+    first = page.partition("Replies to 3 dev rows")[0]
+    for text in (
+        "Worth it",
+        "+19.3 points",
+        "Gain over small",
+        "9.1 min",
+        "110 of 800",
+        "Next:",
+        "Serve the tuned model",
+    ):
         assert text in first
 
 
@@ -28,6 +37,41 @@ def test_the_page_needs_no_network_and_no_script() -> None:
     page = render_report(sample_report())
     assert not re.findall(r"(?:src|href)\s*=|url\(|@import|<script", page.replace("&lt;script", ""))
     assert "&lt;script&gt;alert(1)" in page
+
+
+def test_no_python_value_stands_on_the_page() -> None:
+    text = text_of(render_report(sample_report()))
+    assert "dev loss" in text.lower(), "the folded details are part of the text"
+    assert re.findall(r"\bNone\b|\bTrue\b|\bFalse\b|\bnan\b|\binf\b|\{'|\['|\bnull\b", text) == []
+
+
+def test_the_first_screen_says_how_sure_the_interval_is() -> None:
+    first = text_of(render_report(sample_report()).partition("Replies to 3 dev rows")[0])
+    assert "+11.3 to +28.3 points (95 % sure of the lower end, 98.8 % of the upper) on 150 hold-out rows" in first
+    assert "lines are 95 % intervals" in first
+    assert "asked for: +10.0 points" in first
+
+
+def test_numbers_carry_their_mark_and_their_rows() -> None:
+    text = text_of(render_report(sample_report()))
+    for said in (
+        "Replies to 3 dev rows, chosen by their place alone measured",
+        "prompt 1.3 % on 150 3.3 % on 40 140 / 55 on 150 1,210 / 1,822 on 40 USD 0.0412 full",
+        "price assumed",
+        "Hold-out rows needed in all estimated",
+        "machine hour USD 0.10 assumed",
+    ):
+        assert said in text, said
+
+
+def test_reasons_beyond_the_third_are_counted_on_the_first_screen() -> None:
+    assert "9 with a reply that breaks your own conventions; 2 for other reasons" in render_report(sample_report())
+
+
+def test_a_control_character_of_a_reply_does_not_reach_the_page() -> None:
+    report = sample_report()
+    example = replace(report.examples[0], tuned="a\x00b\x1bc\n\td")
+    assert "a\ufffdb\ufffdc\n\td" in render_report(replace(report, examples=(example,)))
 
 
 def test_every_tag_is_closed() -> None:
@@ -74,8 +118,9 @@ def test_the_report_survives_json() -> None:
 
 def test_a_report_of_another_version_or_shape_is_refused() -> None:
     values = json.loads(json.dumps(sample_report().as_json()))
-    with pytest.raises(DataError, match="schema_version 2; this metier reads 1"):
-        report_from_json({**values, "schema_version": 2})
+    version = values["schema_version"]
+    with pytest.raises(DataError, match=f"schema_version {version + 1}; this metier reads {version}"):
+        report_from_json({**values, "schema_version": version + 1})
     with pytest.raises(DataError, match="unknown field 'colour'"):
         report_from_json({**values, "colour": "red"})
     with pytest.raises(DataError, match="missing"):

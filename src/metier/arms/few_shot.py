@@ -44,7 +44,7 @@ class FewShotArm:
         """Train rows to show, and room for one of them in the context."""
         return needs_of_examples(self.replier, self.instruction, train, dev)
 
-    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # the contract's form
         """Score every set and k on dev.
 
         A set that does not fit whole before the longest dev prompt is no candidate. Where none does, the

@@ -32,7 +32,7 @@ class PromptArm:
         """Guidelines, in at least one wording."""
         return None if self.wordings else SkipReason.NO_GUIDELINES
 
-    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Score every wording on dev."""
         fitted = {name: FittedPrompt(self.name, self.replier, name, text) for name, text in self.wordings.items()}
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)

@@ -37,7 +37,7 @@ class RetrievalArm:
         """Train rows to retrieve from, and room for one of them in the context."""
         return needs_of_examples(self.replier, self.instruction, train, dev)
 
-    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Score every k on dev; a k beyond the train rows shows them all."""
         index = NearestRows.build(train)
         fitted = {

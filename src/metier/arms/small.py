@@ -53,7 +53,7 @@ class SmallArm:
             return SkipReason.ONE_CLASS
         return None
 
-    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Try every setting on all dev rows: this arm is cheap enough to need no screening."""
         settings = self._settings(train)
         fitted = {_name(s): FittedSmall(self.name, s, train, _answerer(train, s)) for s in settings}

@@ -17,12 +17,10 @@ __all__ = ["TunedArm"]
 class TunedArm:
     """Recipe: tune (or resume) and load the best checkpoint by dev loss.
 
-    `train_adapter` runs the tuning and returns the replier over base and adapter; `load_adapter` returns
-    the replier over the adapter that is already there.
+    `load_adapter` returns the replier over base and adapter, and tunes first where there is no adapter yet.
     """
 
     name: str
-    train_adapter: Callable[[Sequence[Row], Sequence[Row], float, int], Replier]
     load_adapter: Callable[[], Replier]
     instruction: str | None
     carries: str = "none"
@@ -32,9 +30,9 @@ class TunedArm:
         """Train rows."""
         return None if train else SkipReason.NO_TRAIN_ROWS
 
-    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form; rows and seed are the tuning's own
         """Tune on train; the checkpoint is chosen by dev loss."""
-        return FittedTuned(self.name, self.train_adapter(train, dev, minutes, seed), self.instruction, self.carries)
+        return FittedTuned(self.name, self.load_adapter(), self.instruction, self.carries)
 
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:  # noqa: ARG002  # the contract's form
         """The arm over the adapter on disk."""

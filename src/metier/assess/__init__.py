@@ -7,11 +7,18 @@ from metier.assess.looks import LookGrant, LookKind, PastLook, next_look
 from metier.assess.needed import RowsNeeded
 from metier.assess.scores import GainForecast, GuardScores, ScoreTable
 from metier.assess.sentence import verdict_sentence
-from metier.assess.value import TuningCosts, break_even_requests, resolved_question, value_margin
+from metier.assess.value import (
+    CostRatio,
+    TuningCosts,
+    break_even_requests,
+    fixed_per_request,
+    resolved_question,
+    value_margin,
+)
 from metier.assess.wanted import wanted_trials
 
 __all__ = [
-    "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook", "RowsNeeded", "ScoreTable",
-    "TuningCosts", "assess_guards", "break_even_requests", "cross_checks", "decide", "next_look", "resolved_question",
-    "value_margin", "verdict_sentence", "wanted_trials",
+    "CostRatio", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook", "RowsNeeded",
+    "ScoreTable", "TuningCosts", "assess_guards", "break_even_requests", "cross_checks", "decide", "fixed_per_request",
+    "next_look", "resolved_question", "value_margin", "verdict_sentence", "wanted_trials",
 ]  # fmt: skip

@@ -16,11 +16,12 @@ import numpy as np
 from metier.assess.guards import MIN_DISCORDANT, assess_guards
 from metier.assess.needed import RowsNeeded, rows_needed_for
 from metier.assess.scores import GainForecast, GuardScores, ScoreTable, paired_gain
-from metier.assess.sentence import verdict_sentence
+from metier.assess.sentence import caution, verdict_sentence
+from metier.assess.value import CostRatio
 from metier.core.errors import ConfigError, DataError
 from metier.core.report import Comparison, GuardReport, GuardState, Outcome, VerdictReport
 from metier.core.settings import DecisionConfig
-from metier.core.stats import GainEstimate, Interval, min_detectable_gain
+from metier.core.stats import GainEstimate, min_detectable_gain
 
 __all__ = ["Decision", "decide"]
 
@@ -66,13 +67,15 @@ def decide(
     alpha_this_look: float,
     guards: Sequence[GuardScores] = (),
     forecast: Mapping[str, GainForecast] | None = None,
-    cost_ratio: Interval | None = None,
+    cost_ratio: CostRatio | None = None,
+    other_questions: int = 0,
 ) -> Decision:
     """The verdict about the tuned arm.
 
     First match: a required guard failed; every lower bound (each at `alpha_this_look`) reaches the margin; some upper
     bound (at `alpha_this_look` / comparators) is below it; else undecided. `cost_ratio` is the interval of tuned cost
-    over the rivals' at the declared volume, wanted by the claim as_good_for_less.
+    over the rival's, wanted by the claim as_good_for_less. `other_questions` were asked of the same hold-out rows
+    before, each at an error rate of its own: they change no outcome, but the sentence says so.
 
     Raises:
         ConfigError: no margin (resolve `[decision.value]` first), or an alpha outside 0-0.5.
@@ -103,7 +106,7 @@ def decide(
         train_rows=train_rows,
         cost_ratio=cost_ratio,
         strongest=strongest.versus,
-    )
+    ) + caution(other_questions)
     power = 1 - (1 - POWER) / len(rivals)
     return Decision(
         verdict=VerdictReport(outcome=outcome, reason=reason, claim=question.claim, sentence=sentence),
@@ -140,6 +143,7 @@ def _rivals(scores: ScoreTable, alpha: float, forecast: Mapping[str, GainForecas
             low=gain.low(alpha),
             high=gain.high(alpha / len(scores.rivals)),
             side_alpha=alpha,
+            high_alpha=alpha / len(scores.rivals),
             method=gain.method,
             num_rows=gain.num_rows,
             num_groups=gain.num_groups,
@@ -163,7 +167,7 @@ def _reached(rival: _Rival, margin: float) -> bool:
 
 
 def _outcome(
-    rivals: list[_Rival], guards: tuple[GuardReport, ...], margin: float, cost_ratio: Interval | None
+    rivals: list[_Rival], guards: tuple[GuardReport, ...], margin: float, cost_ratio: CostRatio | None
 ) -> tuple[Outcome, str]:
     """Outcome and reason, first match (design, section 8)."""
     required = [guard for guard in guards if guard.required]

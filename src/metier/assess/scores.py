@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from metier.core.errors import DataError
+from metier.core.errors import DataError, counted
 from metier.core.report import Forecast
 from metier.core.settings import GuardConfig
 from metier.core.stats import MIN_GROUPS, GainEstimate, bonett_price, grouped_mean
@@ -63,7 +63,7 @@ class ScoreTable:
         num_groups = len(np.unique(group_N))
         if num_groups < MIN_GROUPS:
             raise DataError(
-                f"scores: {num_groups} groups in {len(group_N)} rows; expected at least {MIN_GROUPS} groups. "
+                f"scores: {counted(num_groups, 'group')} in {len(group_N)} rows; expected {MIN_GROUPS} or more. "
                 "Hold out more rows, or rows of more groups."
             )
         tuned_N = checked_scores(tuned, "tuned", len(group_N), binary)

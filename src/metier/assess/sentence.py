@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from metier.assess.needed import RowsNeeded
+from metier.assess.value import CostRatio
 from metier.core.report import Comparison, GuardReport, GuardState
-from metier.core.stats import Interval
 
-__all__ = ["points", "verdict_sentence"]
+__all__ = ["caution", "points", "verdict_sentence"]
 
 
 def points(value: float) -> str:
@@ -25,7 +25,7 @@ def verdict_sentence(
     guards: Sequence[GuardReport],
     needed: RowsNeeded,
     train_rows: int | None,
-    cost_ratio: Interval | None,
+    cost_ratio: CostRatio | None,
     strongest: str,
 ) -> str:
     """The sentence for a reason code.
@@ -39,7 +39,7 @@ def verdict_sentence(
     if reason in ("margin_reached", "as_good_for_less"):
         if cost_ratio is None:
             return f"Worth it: {measured}, and {asked}."
-        return f"Worth it: {measured}, {asked}, and it costs at most {cost_ratio.high:.2f} times as much."
+        return f"Worth it: {measured}, {asked}, and {cost_ratio.of} costs at most {cost_ratio.high:.2f} times as much."
     if reason == "more_train_rows":
         return (
             f"Not yet: {measured}, and {asked}; with {train_rows:,} training rows in all the learning curve may reach "
@@ -48,6 +48,14 @@ def verdict_sentence(
     if reason in ("not_cheaper", "no_curve", "below_margin"):
         return f"Not worth it: {measured}, and {_why_not(reason, asked, cost_ratio)}."
     return f"Undecided: {measured}, and {_what_next(reason, asked, guards, needed, cost_ratio)}."
+
+
+def caution(other_questions: int) -> str:
+    """What is added to a verdict on hold-out rows of which other questions were asked before; empty without any."""
+    if not other_questions:
+        return ""
+    asked = "1 other question was" if other_questions == 1 else f"{other_questions} other questions were"
+    return f" Caution: {asked} asked of the same hold-out rows before; the error rates of all of them add up."
 
 
 def _measured(comparison: Comparison, rival: str) -> str:
@@ -73,17 +81,19 @@ def _asked(margin: float) -> str:
     return f"a loss of at most {points(-margin)} points was accepted"
 
 
-def _why_not(reason: str, asked: str, cost_ratio: Interval | None) -> str:
+def _why_not(reason: str, asked: str, cost_ratio: CostRatio | None) -> str:
     if reason == "not_cheaper":
         assert cost_ratio is not None
-        return f"it was to cost less, but costs at least {cost_ratio.low:.2f} times as much as the rival"
+        return (
+            f"it was to cost less, but {cost_ratio.of} costs at least {cost_ratio.low:.2f} times as much as the rival"
+        )
     if reason == "no_curve":
         return f"{asked}; whether more training rows would help was not measured"
     return f"{asked}; four times the training rows are not forecast to reach it"
 
 
 def _what_next(
-    reason: str, asked: str, guards: Sequence[GuardReport], needed: RowsNeeded, cost_ratio: Interval | None
+    reason: str, asked: str, guards: Sequence[GuardReport], needed: RowsNeeded, cost_ratio: CostRatio | None
 ) -> str:
     """The end of an undecided verdict: what is missing and how many rows would do."""
     if reason.startswith("guard_unproven:"):
@@ -99,8 +109,8 @@ def _what_next(
     if reason == "cost_unproven":
         assert cost_ratio is not None
         return (
-            f"{asked}, but the cost is not yet known to be lower ({cost_ratio.low:.2f} to {cost_ratio.high:.2f} "
-            "times); time more requests"
+            f"{asked}, but {cost_ratio.of} is not yet known to cost less ({cost_ratio.low:.2f} to "
+            f"{cost_ratio.high:.2f} times); time more requests"
         )
     if needed.to_collect is not None:
         return f"{asked}; hold out {_count(needed, needed.to_collect)} in all to decide"

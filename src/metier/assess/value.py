@@ -8,11 +8,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from metier.core.errors import ConfigError
 from metier.core.settings import DecisionConfig, ValueConfig
 
-__all__ = ["TuningCosts", "break_even_requests", "resolved_question", "value_margin"]
+__all__ = [
+    "CostRatio", "TuningCosts", "break_even_requests", "fixed_per_request", "resolved_question", "value_margin",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,32 +32,42 @@ class TuningCosts:
     """One request to the tuned arm."""
 
 
+class CostRatio(NamedTuple):
+    """Interval of the tuned arm's cost over its rival's."""
+
+    low: float
+    high: float
+    of: str = "a request"
+    """What is compared, as the sentence names it: whether the tuning is in it, and at which volume."""
+
+
+def fixed_per_request(value: ValueConfig, costs: TuningCosts) -> float:
+    """What the tuning adds to each request at the declared volume: (one-off / months + upkeep) / requests a month."""
+    return (costs.one_off / value.horizon_months + costs.upkeep_per_month) / value.requests_per_month
+
+
 def value_margin(value: ValueConfig, costs: TuningCosts) -> float:
     """The gain (score units, 0 or more) from which on the tuned model pays over the horizon.
 
     worth x gain x requests = one-off / months + upkeep + requests x (cost after - cost before); 0 where it already
     saves more than it costs. Above 1 no gain pays.
-
-    Raises:
-        ConfigError: worth, requests or months that are not above 0.
     """
-    for name in ("worth", "requests_per_month", "horizon_months"):
-        found = {"worth": value.worth, "requests_per_month": value.requests_per_month}.get(name, value.horizon_months)
-        if not found > 0:
-            raise ConfigError(f"decision.value.{name} is {found}; expected more than 0.")
-    fixed = costs.one_off / value.horizon_months + costs.upkeep_per_month
-    per_request = fixed / value.requests_per_month + costs.request_after - costs.request_before
+    per_request = fixed_per_request(value, costs) + costs.request_after - costs.request_before
     return max(0.0, per_request / value.worth)
 
 
 def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionConfig:
     """The question with `[decision.value]` turned into a margin; unchanged where a margin stands.
 
+    Under as_good_for_less the value declares the volume alone: the bound is the accepted loss, and the margin is 0.
+
     Raises:
         ConfigError: not even perfect replies would pay.
     """
     if question.value is None:
         return question
+    if question.claim == "as_good_for_less":
+        return replace(question, margin=0.0, value=None)
     margin = value_margin(question.value, costs)
     if margin >= 1:
         raise ConfigError(

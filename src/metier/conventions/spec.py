@@ -58,7 +58,7 @@ class Convention:
         if not fault:
             return ""
         return (
-            f"convention {self.name!r}: {fault} of {row_name(row)}, so every reply would pass. Correct the pattern or "
+            f"{row_name(row)}: convention {self.name!r}: {fault}, so every reply would pass. Correct the pattern or "
             "the row, or set row_specific = false if such rows are as they should be."
         )
 

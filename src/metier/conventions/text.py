@@ -31,8 +31,11 @@ def bounded(text: str) -> str:
 
 
 def shown(text: str, limit: int = 60) -> str:
-    """The text as it is quoted in a sentence: one line, control characters visible, cut at `limit`."""
-    return repr(text if len(text) <= limit else text[: limit - 3] + "...")
+    """The text as it is quoted in a sentence: one line, control characters visible, cut at `limit`.
+
+    A backslash stands once, so that a pattern reads as it was written.
+    """
+    return repr(text if len(text) <= limit else text[: limit - 3] + "...").replace("\\\\", "\\")
 
 
 def listed(texts: Iterable[str], limit: int = 5) -> str:
@@ -43,8 +46,8 @@ def listed(texts: Iterable[str], limit: int = 5) -> str:
 
 
 def row_name(row: Row) -> str:
-    """How errors name a row: its id and where it came from."""
-    return f"row {row.row_id} ({row.meta.source}, record {row.meta.source_row})"
+    """How errors name a row: the place it came from, as an editor opens it, and the id that `metier show` takes."""
+    return f"{row.meta.source}:{row.meta.source_row} (row {row.row_id})"
 
 
 def asked_text(row: Row) -> str:

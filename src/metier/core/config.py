@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import textwrap
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from datetime import date
 from difflib import get_close_matches
 from enum import StrEnum
 from itertools import pairwise
@@ -99,7 +101,7 @@ def _fit_union(value: Any, hint: Any, *, where: str) -> Any:  # Any: a TOML valu
 def _fit_plain(value: Any, hint: Any, *, where: str) -> Any:  # Any: a TOML value and its type annotation
     """The value as a plain class, an enum or a nested `Settings`."""
     if hint is Any:
-        return value
+        return _json_value(value, where=where)
     if isinstance(hint, type) and issubclass(hint, Settings):
         if isinstance(value, hint):
             return value
@@ -111,10 +113,35 @@ def _fit_plain(value: Any, hint: Any, *, where: str) -> Any:  # Any: a TOML valu
         if value not in known:
             raise ConfigError(f"{where} is {value!r}; {nearest(str(value), known)}")
         return hint(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, where=where)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; expected {hint.__name__}.")
+        quotes = " Put it in quotes." if isinstance(value, date) and hint is str else ""
+        raise ConfigError(f"{where} is {value!r}, a {type(value).__name__}; expected {hint.__name__}.{quotes}")
+    return value
+
+
+def _finite(value: float, *, where: str) -> float:
+    """The number as a float; nan, inf and what a float cannot hold are refused, as no bound sees them reliably."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{where} is {number}; expected a finite number.")
+    return number
+
+
+def _json_value(value: Any, *, where: str) -> Any:  # Any: a TOML value that some check will look at
+    """The value, if JSON can hold it: settings are hashed as JSON, which knows neither dates nor nan."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_value(item, where=f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item, where=where) for item in value]
+    if isinstance(value, float):
+        return _finite(value, where=where)
+    if value is not None and not isinstance(value, str | int):
+        raise ConfigError(f"{where} is {value}, a {type(value).__name__}; expected text. Put it in quotes.")
     return value
 
 

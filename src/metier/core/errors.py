@@ -23,7 +23,13 @@ __all__ = [
     "MissingExtra",
     "ModelError",
     "StoreError",
+    "counted",
 ]
+
+
+def counted(num: int, noun: str) -> str:
+    """A number with its noun, for a message: "1 group", "3 groups"."""
+    return f"{num} {noun}" if num == 1 else f"{num} {noun}s"
 
 
 class MetierError(Exception):

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from metier.core.errors import StoreError
 from metier.core.hashing import file_sha256, value_hash
@@ -113,10 +113,9 @@ def exclusive(lock_path: Path, *, what: str) -> Iterator[None]:
     """Hold a kernel file lock, so that two runs never work on one project; a killed run frees it.
 
     Raises:
-        StoreError: another process holds the lock.
+        StoreError: another process holds the lock, or its folder cannot be made.
     """
-    lock_path.parent.mkdir(parents=True, exist_ok=True)
-    with lock_path.open("a+b") as file:
+    with _lock_file(lock_path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as err:
@@ -125,3 +124,15 @@ def exclusive(lock_path: Path, *, what: str) -> Iterator[None]:
                 "`metier status` shows how far it is."
             ) from err
         yield
+
+
+def _lock_file(lock_path: Path) -> BinaryIO:
+    """The lock's file, open; its folder is made on the way."""
+    folder = lock_path.parent
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: a file; expected a folder that metier makes. Move it away and run again.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return lock_path.open("a+b")
+    except OSError as err:
+        raise storage_error(lock_path, err) from err

@@ -15,7 +15,9 @@ from typing import Any
 from metier.core.config import Settings, nearest
 from metier.core.errors import ConfigError
 from metier.core.hashing import value_hash
+from metier.core.ranges import distinct
 from metier.core.settings import (
+    MIN_HOLDOUT_GROUPS,
     ArmConfig,
     BaseConfig,
     BudgetConfig,
@@ -35,6 +37,12 @@ __all__ = ["PROJECT_FILE", "ProjectConfig", "load_project_file", "parse_override
 
 PROJECT_FILE = "metier.toml"
 QUESTION_TABLES = ("split", "metric", "convention", "arm", "decision", "guard")
+REQUIRED_TABLES = {
+    "project": '[project]\nname = "my desk"',
+    "data": '[data]\nfiles = ["rows.jsonl"]',
+    "decision": "[decision]\nmargin = 0.05",
+}
+"""Every table without a default, as the shortest that is taken; together they are a project file."""
 DEFAULT_ARMS = tuple(ArmConfig(kind=kind) for kind in ("prompt", "few_shot", "retrieval", "small", "tuned"))
 
 
@@ -43,7 +51,7 @@ class ProjectConfig(Settings):
     """The whole project file."""
 
     project: ProjectTable
-    """What this is."""
+    """What this is, and where every random choice starts."""
     data: DataConfig
     """Which files hold the rows."""
     decision: DecisionConfig
@@ -75,14 +83,17 @@ class ProjectConfig(Settings):
             ("arm", [a.name or a.kind for a in self.arm]),
             ("guard", [g.name for g in self.guard]),
         ):
-            for name in names:
-                if names.count(name) > 1:
-                    raise ConfigError(f"[[{what}]] {name!r} stands twice; names must differ.")
+            distinct(what, names, do="names must differ. Give one of them another name = '...'.")
         kinds = [a.kind for a in self.arm]
         if kinds.count("tuned") != 1:
             raise ConfigError(f"[[arm]] has {kinds.count('tuned')} arms of kind 'tuned'; expected exactly one.")
         if len(kinds) < 2:
             raise ConfigError("[[arm]] names only the tuned arm; add one to compare with, for example kind = 'prompt'.")
+        if self.split.min_holdout_groups != MIN_HOLDOUT_GROUPS and not self.data.groups:
+            raise ConfigError(
+                f"[split] min_holdout_groups is {self.split.min_holdout_groups}, but [data] groups names no column; "
+                "name it, or drop the setting."
+            )
         if self.budget.money and not self.price.machine_hour:
             raise ConfigError(
                 f"[budget] money is {self.budget.money:g}, but [price] machine_hour is 0, so that no run costs "
@@ -119,9 +130,29 @@ def load_project_file(project_dir: Path, overrides: Sequence[str] = ()) -> Proje
     """The settings of the project in a folder.
 
     Raises:
-        ConfigError: no file, not TOML, an unknown or missing setting, a value out of range.
+        ConfigError: no file, not TOML, an unknown or missing setting, a value out of range, guidelines that are not
+            there.
     """
     path = project_dir / PROJECT_FILE
+    values = _toml(path)
+    for override in overrides:
+        _apply(values, *parse_override(override))
+    config = ProjectConfig.from_mapping(_checked_tables(values, path.name), where=path.name)
+    for name in config.project.guidelines:
+        if not (project_dir / name).is_file():
+            raise ConfigError(
+                f"{path.name} [project] guidelines: there is no file {name!r} in {project_dir}; name a text file with "
+                "the rules of a good reply."
+            )
+    return config
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.
+
+    Raises:
+        ConfigError: no file, not UTF-8, not TOML.
+    """
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as err:
@@ -129,13 +160,17 @@ def load_project_file(project_dir: Path, overrides: Sequence[str] = ()) -> Proje
             f"{path}: not found. Go to a project folder, name one with -C DIR, or make one: "
             "metier init NAME --from support"
         ) from err
+    except NotADirectoryError as err:
+        raise ConfigError(
+            f"{path.parent}: a file; expected the folder of a project. Name the folder: -C {path.parent.parent}"
+        ) from err
+    except OSError as err:
+        raise ConfigError(f"{path}: cannot be read ({err.strerror or err}); expected a text file. Check it.") from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{path}: not UTF-8 (byte {err.start}). Save the file as UTF-8.") from err
     except tomllib.TOMLDecodeError as err:
-        raise ConfigError(f"{path}: not valid TOML: {err}.") from err
-    for override in overrides:
-        _apply(values, *parse_override(override))
-    return ProjectConfig.from_mapping(_checked_tables(values, path.name), where=path.name)
+        raise ConfigError(f"{path}: not valid TOML: {err}. Correct that line.") from err
+    return values
 
 
 def _apply(values: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:  # Any: TOML values
@@ -169,4 +204,8 @@ def _checked_tables(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
             raise ConfigError(f"{where}: {name!r} is not a table of the form {form}.")
         else:
             raise ConfigError(f"{where}: unknown table [{name}]; {nearest(name, [*classes, *lists])}")
+    for name, example in REQUIRED_TABLES.items():
+        if name not in built:
+            indented = example.replace("\n", "\n  ")
+            raise ConfigError(f"{where}: the table [{name}] is missing; add it, for example:\n  {indented}")
     return built

@@ -1,4 +1,4 @@
-"""`report.json`, version 1 of its contract: what a run found, every number with its rows and its origin.
+"""`report.json`, version 2 of its contract: what a run found, every number with its rows and its origin.
 
 Written by `metier.road`, drawn by `metier.web`, recomputed by `metier verify`. Scores are 0-1, money is
 in the price table's currency, times are in the unit the field's name ends in.
@@ -20,7 +20,7 @@ __all__ = [
     "report_from_json",
 ]  # fmt: skip
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION = 2
 
 
 class Outcome(StrEnum):
@@ -53,6 +53,17 @@ class VerdictReport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PriceEntry:
+    """A price used."""
+
+    item: str
+    amount: float
+    currency: str
+    date: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class QuestionReport:
     """What was asked, frozen before the hold-out was opened."""
 
@@ -64,6 +75,8 @@ class QuestionReport:
     alpha: float
     comparators: tuple[str, ...]
     frozen_at: str
+    prices: tuple[PriceEntry, ...] = ()
+    """Prices that margin or cost ratio were fixed with before the look; empty where the claim depends on no price."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +89,11 @@ class Comparison:
     low: float
     """One-sided lower bound at `side_alpha` (L_j)."""
     high: float
-    """One-sided upper bound at alpha / number of comparators (U_j)."""
+    """One-sided upper bound at `high_alpha` (U_j)."""
     side_alpha: float
+    """One-sided error rate of `low`."""
+    high_alpha: float
+    """One-sided error rate of `high`: that of `low` divided by the number of comparators."""
     method: str
     """bonett_price or cr2_t."""
     num_rows: int
@@ -189,12 +205,19 @@ class SplitReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LooksReport:
-    """How often the hold-out was opened."""
+    """How often the hold-out was opened, up to and including this look."""
 
     used: int
+    """Looks at this question."""
     budget: int
     alpha_this: float
+    """One-sided error rate of this look."""
     alpha_left: float
+    """What is left for later looks at this question."""
+    on_these_rows: int
+    """Looks, for whatever question, at a hold-out that shares rows with this one."""
+    other_questions: int
+    """Other questions asked of such a hold-out before; each had an error rate of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,17 +230,6 @@ class PlanEntry:
     low: float
     high: float
     actual: float | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PriceEntry:
-    """A price used."""
-
-    item: str
-    amount: float
-    currency: str
-    date: str
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,7 +258,7 @@ class Report:
     gain: Comparison
     """The comparison with the smallest lower bound."""
     rows_needed: Mapping[str, Any]
-    """Hold-out rows (or groups) needed to decide, for plan_gain; "none" when no number decides."""
+    """Hold-out rows (or groups) in all needed to decide, for plan_gain; null where no number of rows would."""
     mde: float
     """Smallest true gain this hold-out shows to be above the margin with power .8."""
     arms: tuple[ArmReport, ...]
@@ -260,7 +272,7 @@ class Report:
     model: Mapping[str, Any]
     """id, base_sha256, adapter_sha256, template_sha256, tokenizer_sha256, method, config."""
     provenance: Mapping[str, Any]
-    """code, packages, seeds, threads, started, finished, ledger_head."""
+    """code, packages, seeds, threads, finished, ledger_head, look_id; before_look: facts recorded before the look."""
     files: Mapping[str, str]
     """scores: path of scores.parquet beside this file, and its SHA-256 as scores_sha256."""
     costs: Mapping[str, float] = field(default_factory=dict)

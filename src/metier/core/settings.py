@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from metier.core.config import Settings
 from metier.core.errors import ConfigError
+from metier.core.ranges import above, at_least, calendar_day, plain_name, within
 
 __all__ = [
     "ArmConfig",
@@ -34,14 +35,6 @@ ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "tuned"]
 # Defaults that a check below compares with: another value would have no effect there.
 MIN_HOLDOUT_GROUPS = 20
 LOSS_LIMIT = 0.02
-
-
-def _within(name: str, value: float, low: float, high: float, *, ends: str = "()") -> None:
-    """Refuse a number outside an interval; `ends` are the brackets of the interval."""
-    above = value >= low if ends[0] == "[" else value > low
-    below = value <= high if ends[1] == "]" else value < high
-    if not (above and below):
-        raise ConfigError(f"{name} is {value}; expected a number in {ends[0]}{low:g}, {high:g}{ends[1]}.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +70,7 @@ class DataConfig(Settings):
     columns: Mapping[str, str] = field(default_factory=dict)
     """Which column is what: prompt, reply, system, label, context, id; for example {prompt = "question"}."""
     subject: tuple[str, ...] = ()
-    """Columns naming the persons a row is about."""
+    """Columns naming the persons a row is about; where rows have no groups, they tell a person's contact from yours."""
     groups: tuple[str, ...] = ()
     """Columns naming the customer, document or case a row belongs to."""
     time: str = ""
@@ -114,13 +107,19 @@ class CleanConfig(Settings):
     max_drop_per_class: float = 0.5
     """Largest share of one label's or source's rows cleaning may drop before it stops."""
     min_reply_words: int = 1
-    """Shortest reply kept, in words."""
+    """Shortest reply kept, in words; an empty one never is."""
     max_reply_words: int = 1000
     """Longest reply kept, in words."""
 
     def __post_init__(self) -> None:
-        _within("near_dup", self.near_dup, 0, 1, ends="(]")
-        _within("max_drop_per_class", self.max_drop_per_class, 0, 1, ends="(]")
+        within("near_dup", self.near_dup, 0, 1, ends="(]")
+        within("max_drop_per_class", self.max_drop_per_class, 0, 1, ends="(]")
+        at_least("min_reply_words", self.min_reply_words, 1)
+        if self.max_reply_words < self.min_reply_words:
+            raise ConfigError(
+                f"max_reply_words is {self.max_reply_words}, below min_reply_words {self.min_reply_words}; no reply "
+                "would be kept."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,18 +135,19 @@ class SplitConfig(Settings):
     max_purge: float = 0.1
     """Largest share of train rows that may be quarantined for being close to the hold-out."""
     min_holdout_groups: int = MIN_HOLDOUT_GROUPS
-    """Fewest groups a hold-out may have where groups are claimed."""
+    """Fewest groups a hold-out may have where new groups are claimed and rows have groups."""
     holdout_files: tuple[str, ...] = ()
     """Files whose rows are the hold-out (a given test set), instead of one drawn from `data.files`."""
     stratify: str = ""
     """Attribute or "label" whose shares are kept equal between parts; only where time does not decide."""
 
     def __post_init__(self) -> None:
-        _within("max_purge", self.max_purge, 0, 1, ends="[)")
+        within("max_purge", self.max_purge, 0, 1, ends="[)")
         if self.holdout_rows < 10 or self.dev_rows < 10:
             raise ConfigError(
                 f"holdout_rows is {self.holdout_rows} and dev_rows is {self.dev_rows}; expected at least 10 each."
             )
+        at_least("min_holdout_groups", self.min_holdout_groups, 1)
         if self.stratify and self.generalise_to != "new_groups":
             raise ConfigError("stratify works only with generalise_to = 'new_groups'; else time decides the parts.")
         if self.min_holdout_groups != MIN_HOLDOUT_GROUPS and self.generalise_to == "later":
@@ -167,7 +167,7 @@ class MetricConfig(Settings):
     """Score from which a reply counts as passed in the controls."""
 
     def __post_init__(self) -> None:
-        _within("pass_mark", self.pass_mark, 0, 1, ends="(]")
+        within("pass_mark", self.pass_mark, 0, 1, ends="(]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,8 +186,8 @@ class ConventionConfig(Settings):
     """Whether the right value differs from row to row (it occurs only in this prompt)."""
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise ConfigError(f"weight is {self.weight}; expected more than 0.")
+        plain_name("name", self.name)
+        above("weight", self.weight, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,9 +204,15 @@ class ArmConfig(Settings):
     """Numbers of examples to choose among on dev (few_shot, retrieval)."""
 
     def __post_init__(self) -> None:
+        if self.name:
+            plain_name("name", self.name)
         if self.k and self.kind not in ("few_shot", "retrieval"):
             raise ConfigError(
                 f"k is {list(self.k)}, but an arm of kind {self.kind!r} shows no examples; drop the setting."
+            )
+        if min(self.k, default=1) < 1:
+            raise ConfigError(
+                f"k is {list(self.k)}; expected 1 or more examples each. Add an arm of kind 'prompt' for none at all."
             )
         if self.instruction is not None and self.kind in ("prompt", "small"):
             carries = "every wording of [project] guidelines in turn" if self.kind == "prompt" else "no instruction"
@@ -234,8 +240,8 @@ class TuneConfig(Settings):
     """How often every train row is seen; 0 lets the plan choose within the budget."""
     max_row_tokens: int = 1024
     """Longest row kept; longer rows are dropped and counted, never cut."""
-    step_tokens: int = 2048
-    """Tokens, padding not counted, of one optimizer step."""
+    step_tokens: int = 0
+    """Tokens, padding not counted, of one optimizer step; 0 takes so many that the run has about 400 steps."""
     warmup_ratio: float = 0.06
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: float = 0.0
@@ -250,11 +256,12 @@ class TuneConfig(Settings):
     def __post_init__(self) -> None:
         if self.method != "lora":
             raise ConfigError(f"method is {self.method!r}; this version tunes adapters only: method = 'lora'.")
-        _within("lr", self.lr, 0, 1, ends="[)")
-        _within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
-        for name in ("rank", "max_row_tokens", "step_tokens", "evals"):
-            if getattr(self, name) < 1:  # getattr: the names stand one line above
-                raise ConfigError(f"{name} is {getattr(self, name)}; expected 1 or more.")
+        within("lr", self.lr, 0, 1, ends="[)")
+        within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
+        at_least("step_tokens", self.step_tokens, 0)
+        for name in ("rank", "max_row_tokens", "evals"):
+            at_least(name, getattr(self, name), 1)  # getattr: the names stand one line above
+        above("alpha", self.alpha, 0)
         if self.depth < 0 or self.passes < 0 or self.max_grad_norm <= 0 or self.weight_decay < 0:
             raise ConfigError(
                 f"depth is {self.depth}, passes {self.passes}, max_grad_norm {self.max_grad_norm}, weight_decay "
@@ -272,6 +279,11 @@ class ValueConfig(Settings):
     """Requests a month the model will answer."""
     horizon_months: float = 12.0
     """Months over which the cost of tuning is spread."""
+
+    def __post_init__(self) -> None:
+        above("worth", self.worth, 0)
+        above("requests_per_month", self.requests_per_month, 0)
+        above("horizon_months", self.horizon_months, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -300,18 +312,20 @@ class DecisionConfig(Settings):
             found = "neither" if self.margin is None else "both"
             raise ConfigError(f"found {found} of margin and value; give exactly one, for example margin = 0.05.")
         if self.margin is not None:
-            _within("margin", self.margin, 0, 1, ends="[)")
-        _within("alpha", self.alpha, 0, 0.5)
-        _within("limit", self.limit, 0, 1, ends="[)")
+            within("margin", self.margin, 0, 1, ends="[)")
+        within("alpha", self.alpha, 0, 0.5)
+        within("limit", self.limit, 0, 1, ends="[)")
         if self.limit != LOSS_LIMIT and self.claim == "better":
             raise ConfigError(
                 f"limit is {self.limit}, but claim = 'better' accepts no loss; drop the setting, or claim "
                 "as_good_for_less."
             )
+        if self.plan_gain is not None:
+            within("plan_gain", self.plan_gain, 0, 1, ends="(]")
         if self.plan_gain is not None and self.margin is not None and self.plan_gain <= self.margin:
             raise ConfigError(f"plan_gain is {self.plan_gain}, not above margin {self.margin}; no row count decides.")
-        if self.max_looks < 1:
-            raise ConfigError(f"max_looks is {self.max_looks}; expected 1 or more.")
+        at_least("max_looks", self.max_looks, 1)
+        at_least("max_holdout_rows", self.max_holdout_rows, 10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -328,7 +342,8 @@ class GuardConfig(Settings):
     """Whether an unproven guard keeps the verdict open."""
 
     def __post_init__(self) -> None:
-        _within("limit", self.limit, 0, 1, ends="[)")
+        plain_name("name", self.name)
+        within("limit", self.limit, 0, 1, ends="[)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -343,12 +358,15 @@ class PriceConfig(Settings):
     """Price of a million prompt tokens; 0 prices a request by machine time."""
     token_out: float = 0.0
     """Price of a million reply tokens; 0 prices a request by machine time."""
-    label_minute: float = 0.50
-    """Price of one minute of a person who labels."""
     date: str = ""
     """Day the prices were looked up, as 2026-11-23; empty marks them assumed."""
     source: str = "assumed"
     """Where the prices are from."""
+
+    def __post_init__(self) -> None:
+        for name in ("machine_hour", "token_in", "token_out"):
+            at_least(name, getattr(self, name), 0)  # getattr: the names stand one line above
+        calendar_day("date", self.date)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -363,5 +381,6 @@ class BudgetConfig(Settings):
     """Peak memory the run may use; 0 takes what the machine has."""
 
     def __post_init__(self) -> None:
-        if self.minutes <= 0 or self.money < 0 or self.memory_gib < 0:
-            raise ConfigError("minutes must be above 0, money and memory_gib not negative.")
+        above("minutes", self.minutes, 0)
+        at_least("money", self.money, 0)
+        at_least("memory_gib", self.memory_gib, 0)

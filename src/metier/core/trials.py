@@ -130,8 +130,8 @@ class Arm(Protocol):
         """Why the arm does not apply to this data, or None."""
         ...
 
-    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, minutes: float, seed: int) -> FittedArm:
-        """Make every choice on dev, within about `minutes`; the same inputs and seed give the same arm."""
+    def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:
+        """Make every choice on dev; the same inputs and seed give the same arm."""
         ...
 
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:

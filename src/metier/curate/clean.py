@@ -15,12 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from metier.core.errors import DataError
+from metier.core.errors import DataError, counted
 from metier.core.rows import Message, Role, Row, TargetKind, make_row
 from metier.core.settings import CleanConfig, DataConfig
 from metier.curate.duplicates import find_duplicates
 from metier.curate.private import KINDS, Hit, find_private
-from metier.curate.read import Failure, ReadResult, read_rows
+from metier.curate.read import Failure, ReadResult, first_failures, read_rows
 from metier.curate.records import expand
 from metier.curate.surrogates import canonical, replace_private
 
@@ -30,6 +30,8 @@ CLEAN_RULES = 1
 """Version of these rules; raised when the same rows would be treated otherwise."""
 MIN_CLASS_ROWS = 10
 """Classes with fewer rows do not brake: one duplicate among two rows says nothing."""
+MIN_KEPT_ROWS = 2
+"""With fewer rows nothing can be compared with anything."""
 MIN_PUBLIC_ROWS, MIN_PUBLIC_SHARE = 5, 0.01
 """A contact given in replies to so many rows and groups is the organisation's own, not a person's."""
 
@@ -96,12 +98,27 @@ def curate(
 
     Raises:
         ConfigError: a setting cannot mean anything; see `read_rows`.
-        DataError: nothing could be read, or the brake closed.
+        DataError: nothing could be read, the brake closed, or fewer than two rows are left.
     """
     read = read_rows(data, project_dir, key=key, extra_files=holdout_files)
     given = {source for source, _ in expand(holdout_files, project_dir)} if holdout_files else set()
-    return clean_rows(
+    result = clean_rows(
         read, clean, key=key, now=now, retired_policies=data.retired_policies, preferred_sources=frozenset(given)
+    )
+    if len(result.kept) < MIN_KEPT_ROWS:
+        raise DataError(_too_few(result, (*data.files, *holdout_files)))
+    return result
+
+
+def _too_few(result: CurateResult, files: Sequence[str]) -> str:
+    """What became of the rows of files that leave nothing to work with: counts by reason, and the first of them."""
+    lost = {"failed": len(result.failed), **result.reasons}
+    counts = ", ".join(f"{reason} {num}" for reason, num in lost.items() if num) or "nothing was set aside"
+    aside = [(f"{row.meta.source}:{row.meta.source_row}", reason) for row, reason, *_ in result.quarantined]
+    first = first_failures([*result.failed, *(Failure(*item) for item in aside)])
+    return (
+        f"{', '.join(files)}: {counted(len(result.kept), 'row')} left of {counted(result.num_read, 'record')} read "
+        f"({counts}); expected at least {MIN_KEPT_ROWS}. Give more rows, or correct [data] or the records.{first}"
     )
 
 

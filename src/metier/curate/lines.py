@@ -62,7 +62,7 @@ def lines(path: Path, name: str, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator
 def too_long(line: Line) -> str:
     """What is wrong with a line that was skipped for its length."""
     return (
-        f"a line of {line.num_bytes / 1e6:.0f} MB; expected at most {MAX_LINE_BYTES / 1e6:.0f} MB. "
+        f"a line of {line.num_bytes / 2**20:.0f} MiB; expected at most {MAX_LINE_BYTES >> 20} MiB. "
         "Look for a missing line break, or split the record."
     )
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from metier.core.config import nearest
-from metier.core.errors import ConfigError, DataError
+from metier.core.errors import ConfigError, DataError, counted
 from metier.core.rows import Meta, Row, make_row
 from metier.core.settings import DataConfig
 from metier.curate.records import Record, expand, records
@@ -26,6 +26,7 @@ from metier.curate.turns import as_text
 
 __all__ = ["Failure", "ReadResult", "read_rows"]
 
+NUM_SHOWN = 5
 CONSENTS = ("granted", "denied", "unknown")
 _COLUMN_PREFIX = "column:"
 
@@ -60,8 +61,8 @@ def read_rows(config: DataConfig, project_dir: Path, *, key: bytes, extra_files:
     """Every record of `config.files` and `extra_files` (a given test set), in the order of file names and records.
 
     Raises:
-        ConfigError: an unknown format or column name, or a column no record has.
-        DataError: no file, an unreadable file, no records, or not a single good one.
+        ConfigError: an unknown format or column name, a file that is not there, or a column no record has.
+        DataError: an unreadable file, no records, or not a single good one.
     """
     _check_columns(config)
     reader = _Reader(config, key)
@@ -74,9 +75,14 @@ def read_rows(config: DataConfig, project_dir: Path, *, key: bytes, extra_files:
         raise DataError(f"{names}: no rows at all; expected at least one record after the header. Check [data] files.")
     reader.check_columns_seen()
     if not result.rows:
-        first = "\n  ".join(f"{where}: {message}" for where, message in result.failed[:5])
-        raise DataError(f"{names}: all {result.num_read} records failed; the first:\n  {first}")
+        first = first_failures(result.failed)
+        raise DataError(f"{names}: all of {counted(result.num_read, 'record')} failed; the first:{first}")
     return result
+
+
+def first_failures(failed: Sequence[Failure]) -> str:
+    """The first five failures, each on a line of its own."""
+    return "".join(f"\n  {where}: {message}" for where, message in failed[:NUM_SHOWN])
 
 
 def _check_columns(config: DataConfig) -> None:

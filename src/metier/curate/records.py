@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from metier.core.errors import DataError
+from metier.core.errors import ConfigError, DataError
 from metier.curate.lines import MAX_LINE_BYTES, Line, decoded, lines, too_long
 
 __all__ = ["SUFFIXES", "Record", "expand", "records"]
@@ -43,7 +43,7 @@ def expand(patterns: Sequence[str], project_dir: Path) -> list[tuple[str, Path]]
     """The files named by files, folders and globs: (name relative to the project, path), each once, sorted.
 
     Raises:
-        DataError: nothing there, or a file of an unknown kind.
+        ConfigError: nothing there, or a file of an unknown kind; no row was read.
     """
     found: dict[Path, tuple[str, Path]] = {}
     for pattern in patterns:
@@ -56,13 +56,13 @@ def expand(patterns: Sequence[str], project_dir: Path) -> list[tuple[str, Path]]
             anchor = Path(pattern).anchor
             matches = [p for p in (project_dir / anchor).glob(pattern.removeprefix(anchor)) if p.is_file()]
         if not matches:
-            raise DataError(
+            raise ConfigError(
                 f"{pattern}: no file with rows there, seen from {project_dir}; expected a file, a folder or a glob. "
                 "Correct the name in the project file."
             )
         for match in matches:
             if match.suffix.lower() not in SUFFIXES:
-                raise DataError(
+                raise ConfigError(
                     f"{pattern}: {match.suffix or 'no suffix'} is not a known kind of file; "
                     f"expected {', '.join(SUFFIXES)}. Export it as one of them."
                 )
@@ -103,24 +103,31 @@ def _parsed(text: str, where: str, line: Line) -> Record:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as err:
-        reason = str(err) if isinstance(err, ValueError) else "nested too deeply"
-        cut = "" if line.ended else " The last line looks cut off: was the file copied whole?"
-        return Record(where, line.number, None, f"broken JSON ({reason}); expected one JSON object a line.{cut}")
+        reason = str(err).partition("; use sys.")[0] if isinstance(err, ValueError) else "nested too deeply"
+        do = (
+            "Repair the line or export it again."
+            if line.ended
+            else "The last line looks cut off: was the file copied whole?"
+        )
+        return Record(where, line.number, None, f"broken JSON ({reason}); expected one JSON object a line. {do}")
     return _object(value, where, line.number)
 
 
 def _object(value: Any, where: str, number: int) -> Record:  # Any: a JSON value
     if isinstance(value, dict):
         return Record(where, number, value)
-    return Record(where, number, None, f"a JSON {type(value).__name__}; expected a JSON object with the row's fields.")
+    return Record(
+        where, number, None,
+        f"a JSON {type(value).__name__}; expected a JSON object with the row's fields. Write each row as an object.",
+    )  # fmt: skip
 
 
 def _json_records(path: Path, name: str) -> Iterator[Record]:
     """Objects of an array, of one wrapping object, or one after the other."""
     if path.stat().st_size > MAX_JSON_BYTES:
         raise DataError(
-            f"{name}: a JSON file of {path.stat().st_size / 1e6:.0f} MB; expected at most "
-            f"{MAX_JSON_BYTES / 1e6:.0f} MB. Write it as JSON Lines (.jsonl)."
+            f"{name}: a JSON file of {path.stat().st_size / 2**20:.0f} MiB; expected at most "
+            f"{MAX_JSON_BYTES >> 20} MiB. Write it as JSON Lines (.jsonl)."
         )
     if path.stat().st_size == 0:
         raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")

@@ -15,11 +15,10 @@ from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.hashing import merkle_root
 from metier.core.report import DataReport
 from metier.curate.clean import CurateResult, Quarantined
-from metier.curate.read import Failure
+from metier.curate.read import NUM_SHOWN, Failure
 
 __all__ = ["data_report", "dataset_version", "load", "write"]
 
-_SHOWN_FAILURES = 5
 STALE = ("expired", "retired_policy")
 DUPLICATE = ("exact_duplicate", "near_duplicate")
 
@@ -95,5 +94,5 @@ def data_report(result: CurateResult) -> DataReport:
         private=dict(result.private),
         stale=sum(reasons.get(reason, 0) for reason in STALE),
         dataset_version=dataset_version(result),
-        failures=tuple(f"{where}: {message}" for where, message in result.failed[:_SHOWN_FAILURES]),
+        failures=tuple(f"{where}: {message}" for where, message in result.failed[:NUM_SHOWN]),
     )

@@ -24,8 +24,18 @@ from torch import Tensor
 from metier.core.errors import ConfigError, DataError
 from metier.core.seeds import derived_seed
 from metier.engine.cache import KvCache, Trunk
-from metier.engine.decode_forward import DecodeModel, NewRow, StepPlan, TrunkRows, decode_rows, fill_trunk, prefill_rows
+from metier.engine.decode_forward import (
+    DecodeModel,
+    NewRow,
+    StepPlan,
+    TrunkRows,
+    decode_rows,
+    decode_run,
+    fill_trunk,
+    prefill_rows,
+)
 from metier.engine.decode_plan import entry_order, shared_length, shared_prefixes
+from metier.engine.draft import Drafts
 from metier.engine.handle import Handle
 from metier.engine.sampling import Request, Sample, SamplingParams, choose_tokens, request_generator
 
@@ -95,7 +105,7 @@ class Decoder:
         if max_batch < 1 or prefill_tokens < 1:
             raise ConfigError(f"max_batch is {max_batch}, prefill_tokens {prefill_tokens}; expected 1 or more.")
         self.max_batch, self.max_tokens_total, self.prefill_tokens = max_batch, max_tokens_total, prefill_tokens
-        self._shape, self._threads = handle.shape, handle.threads
+        self._shape, self._threads, self._next_id = handle.shape, handle.threads, 0
         self._device = handle.weights.embed_VD.device
         self._model = DecodeModel.from_weights(handle.weights, handle.adapter, dtype=handle.dtype)
         self._cache = KvCache(handle.shape, handle.dtype, self._device)
@@ -103,7 +113,7 @@ class Decoder:
         self._active: list[_Row] = []
         self._trunks: list[Trunk] = []
         self._plan: StepPlan | None = None
-        self._next_id = 0
+        self._drafts = Drafts() if max_batch == 1 else None
 
     @property
     def num_active(self) -> int:
@@ -163,7 +173,7 @@ class Decoder:
         """One token further for every row: the events of the step, [] when nothing is left.
 
         Waiting rows are read first when there is room; they get their first token in this step and
-        take part in the next.
+        take part in the next. A row that is decoded alone may come several tokens further.
         """
         threads = torch.get_num_threads()
         if threads != self._threads:
@@ -236,6 +246,8 @@ class Decoder:
                 self._fill(row.trunk)
             if row.trunk is not None and row.num_copied:
                 self._cache.copy_in(row.trunk, row.slot)
+            if self._drafts is not None:
+                self._drafts.begin([*(row.trunk.tokens if row.trunk else ()), *row.tail])
         self._plan = None
         new = [NewRow(row.tail, row.trunk, row.slot, row.num_copied) for row in entering]
         return self._choose(entering, prefill_rows(self._model, self._cache, new))
@@ -243,6 +255,10 @@ class Decoder:
     def _advance(self) -> list[Event]:
         """Feed each row its last token and choose the next."""
         rows = list(self._active)
+        if self._drafts is not None and rows[0].params.temperature == 0:  # alone and greedy
+            guess = self._drafts.guess(rows[0].max_new - len(rows[0].tokens) - 1)
+            if guess:
+                return self._advance_alone(rows[0], guess)
         if self._plan is None:
             self._plan = self._new_plan()
         token_B = torch.tensor([row.tokens[-1] for row in rows], device=self._device)
@@ -258,19 +274,39 @@ class Decoder:
         head_VD = self._model.weights.head_VD
         temperatures, draws = [row.params.temperature for row in rows], [row.draw for row in rows]
         chosen = choose_tokens(logit_BV, hidden_BD, head_VD, temperatures, draws)
-        events = []
-        for row, token, logprob in zip(rows, chosen.token_B, chosen.logprob_B, strict=True):
-            row.tokens.append(token)
-            row.logprob += logprob
-            is_stop = token in row.params.stop_ids
-            done = None
-            if is_stop or len(row.tokens) >= row.max_new:
-                seconds = time.perf_counter() - row.started_s
-                done = Sample(tuple(row.tokens), row.logprob, "stop" if is_stop else "length", seconds)
-            events.append(Event(row.id, token, done))
+        events = [self._take(*each) for each in zip(rows, chosen.token_B, chosen.logprob_B, strict=True)]
         for row, event in zip(rows, events, strict=True):
             if event.finished is not None:
                 self._leave(row)
+        return events
+
+    def _take(self, row: _Row, token: int, logprob: float) -> Event:
+        """Add a chosen token to its row; it does not leave here."""
+        row.tokens.append(token)
+        row.logprob += logprob
+        if self._drafts is not None:
+            self._drafts.add(token)
+        is_stop = token in row.params.stop_ids
+        done = None
+        if is_stop or len(row.tokens) >= row.max_new:
+            seconds = time.perf_counter() - row.started_s
+            done = Sample(tuple(row.tokens), row.logprob, "stop" if is_stop else "length", seconds)
+        return Event(row.id, token, done)
+
+    def _advance_alone(self, row: _Row, guess: list[int]) -> list[Event]:
+        """Feed the last token and the guess; as many tokens are taken as the model itself chooses."""
+        token_N = torch.tensor([row.tokens[-1], *guess], device=self._device)
+        hidden_ND = decode_run(self._model, self._cache, token_N, row.num_own)
+        head_VD, num = self._model.weights.head_VD, len(token_N)
+        chosen = choose_tokens(self._model.logits(hidden_ND), hidden_ND, head_VD, [0.0] * num, [None] * num)
+        events: list[Event] = []
+        for token, logprob, guessed in zip(chosen.token_B, chosen.logprob_B, [*guess, None], strict=True):
+            row.num_own += 1
+            events.append(self._take(row, token, logprob))
+            if events[-1].finished is not None or token != guessed:
+                break
+        if events[-1].finished is not None:
+            self._leave(row)
         return events
 
     def _leave(self, row: _Row) -> None:

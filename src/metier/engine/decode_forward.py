@@ -26,7 +26,7 @@ from metier.engine.cache import KvCache, Trunk
 from metier.engine.packed import Matrix
 from metier.engine.weights import Adapter, LlamaShape, LlamaWeights, LowRank
 
-__all__ = ["DecodeModel", "StepPlan", "TrunkRows", "decode_rows", "fill_trunk", "prefill_rows"]
+__all__ = ["DecodeModel", "StepPlan", "TrunkRows", "decode_rows", "decode_run", "fill_trunk", "prefill_rows"]
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query_NHE, key_NKE, value_NKE) -> mixed values (N, H E)."""
@@ -281,6 +281,27 @@ def decode_rows(model: DecodeModel, cache: KvCache, plan: StepPlan, token_B: Ten
         return _attend_step(shape, plan, i, query_BHE, key, value, mask_BW).to(model.dtype)
 
     return _layers(model, token_B, own_B + plan.start_B, attend, None)
+
+
+def decode_run(model: DecodeModel, cache: KvCache, token_N: Tensor, num_own: int) -> Tensor:
+    """Several tokens of the row in slot 0 read in one step, each seeing those before it: hidden states (N, D)."""
+    shape, num, device = model.weights.shape, len(token_N), token_N.device
+    kv, group = shape.num_kv_heads, shape.num_heads // shape.num_kv_heads
+    position_N = torch.arange(num_own, num_own + num, device=device)
+    width = _read_width(num_own + num, cache.capacity)
+    index = cache.row_index(torch.zeros_like(position_N), position_N)
+    is_ahead_NT = torch.arange(width, device=device) > position_N[:, None]
+    mask_T = torch.zeros(is_ahead_NT.shape, device=device).masked_fill_(is_ahead_NT, -torch.inf)
+    mask_1QT = mask_T.repeat_interleave(group, 0)[None]
+
+    def attend(i: int, query_NHE: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> Tensor:
+        cache.write(i, index, key_NKE, value_NKE)
+        key, value = cache.key_LSKTE[i, 0, :, :width], cache.value_LSKTE[i, 0, :, :width]
+        query = query_NHE.reshape(num, kv, group, -1).transpose(0, 1).reshape(kv, num * group, -1)
+        weight = torch.softmax(torch.baddbmm(mask_1QT, query, key.transpose(1, 2)), -1).to(value.dtype)
+        return torch.bmm(weight, value).view(kv, num, group, -1).transpose(0, 1).reshape(num, -1)
+
+    return _layers(model, token_N, position_N, attend, None)
 
 
 def _read_width(num_own: int, capacity: int) -> int:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from metier.core.errors import ModelError
-from metier.core.folders import storage_error, write_json
+from metier.core.folders import storage_error, write_bytes, write_json
 from metier.core.seeds import generator
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.weights import LINEAR_NAMES, Adapter, LlamaShape, LowRank
@@ -116,11 +116,10 @@ def export_adapter(handle: Handle, adapter_dir: Path) -> Path:
             tensors[tensor_name(at, name, "B")] = low_rank.b.detach().cpu().clone()
     try:
         adapter_dir.mkdir(parents=True, exist_ok=True)
-        part_path = adapter_dir / ".adapter_model.part"
-        save_file(tensors, str(part_path), metadata={"format": "pt"})
-        part_path.replace(adapter_dir / "adapter_model.safetensors")
     except OSError as err:
         raise storage_error(adapter_dir, err) from err
+    # Not safetensors' own save_file: on a full disk that raises an error of its own, which is no OSError.
+    write_bytes(adapter_dir / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     write_json(adapter_dir / "adapter_config.json", _peft_config(handle, adapter))
     return adapter_dir
 

@@ -12,19 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metier.conventions import fold, gold_reply
-from metier.core.errors import DataError
+from metier.conventions import fold, gold_reply, row_name
+from metier.core.errors import DataError, counted
 from metier.core.rows import Row
 from metier.core.seeds import generator
 from metier.core.trials import RowScore
 from metier.evaluate.grader import Grader, collected
 
-__all__ = ["GOLD_FAILS", "MAX_GOLD_FAILS", "ControlsResult", "other_golds", "run_controls"]
+__all__ = ["GOLD_FAILS", "MAX_GOLD_FAILS", "NOTHING_TO_CHECK", "ControlsResult", "other_golds", "run_controls"]
 
 GOLD_FAILS = "gold_fails_grader"
 """Reason code of rows whose gold reply fails its own grader."""
+NOTHING_TO_CHECK = "nothing_to_check"
+"""Reason code of rows in which a row-specific convention finds nothing, so that every reply would pass it."""
 MAX_GOLD_FAILS = 0.05
-"""Largest share of such rows; above it the conventions and the data do not belong together."""
+"""Largest share of rows with either reason; above it the conventions and the data do not belong together."""
 
 _MEANING = {
     "empty": "An empty reply passes: the metric rewards saying nothing. Add a convention that asks for something "
@@ -38,7 +40,7 @@ _MEANING = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlsResult:
-    """Mean scores of replies whose worth is known, over the rows whose gold reply passes."""
+    """Mean scores of replies whose worth is known, over the rows that can be graded and whose gold reply passes."""
 
     gold: float
     """Mean score of the gold replies."""
@@ -53,13 +55,17 @@ class ControlsResult:
     num_rows: int
     """Rows the means are over."""
     quarantined: Mapping[str, str]
-    """Row id to what is wrong, for rows whose gold reply fails (reason `gold_fails_grader`)."""
+    """Row id to where the row stands and what is wrong with it, for rows that must not be used."""
+    reasons: Mapping[str, str]
+    """Row id to reason code, for the same rows: `gold_fails_grader` or `nothing_to_check`."""
 
     def as_json(self) -> dict[str, Any]:
         """The numbers as JSON values, for the report; quarantined rows as a count."""
+        num_by_reason = Counter(self.reasons.values())
         return {
             "gold": self.gold, "empty": self.empty, "echo": self.echo, "shuffled": self.shuffled,
-            "pass_mark": self.pass_mark, "num_rows": self.num_rows, "num_gold_fails": len(self.quarantined),
+            "pass_mark": self.pass_mark, "num_rows": self.num_rows, "num_gold_fails": num_by_reason[GOLD_FAILS],
+            "num_nothing_to_check": num_by_reason[NOTHING_TO_CHECK],
         }  # fmt: skip
 
 
@@ -67,21 +73,16 @@ def run_controls(rows: Sequence[Row], grader: Grader, *, seed: int, sealed: bool
     """Score gold, empty, echoed and another row's reply; `sealed` keeps text of the rows out of every message.
 
     Raises:
-        DataError: fewer than two rows, a row-specific convention with nothing to check in some row, more than
-            5 % of the golds failing, every gold the same, or a control at or above the pass mark.
+        DataError: fewer than two rows, a row-specific convention with nothing to check in more than 5 % of them,
+            more than 5 % of the golds failing, every gold the same, or a control at or above the pass mark.
     """
     if len(rows) < 2:
         raise DataError(f"The controls need at least 2 rows to compare, found {len(rows)}. Give more rows.")
-    _check_row_specific(rows, grader)
-    gold_scores = grader.score_all(rows, [gold_reply(row) for row in rows])
-    failed = {s.row_id: _fault(s, grader, sealed=sealed) for s in gold_scores if s.score < grader.pass_mark}
-    kept = [row for row in rows if row.row_id not in failed]
-    if len(rows) - len(kept) > MAX_GOLD_FAILS * len(rows):
-        head = (
-            f"{len(rows) - len(kept)} of {len(rows)} gold replies fail their own grader; at most "
-            f"{MAX_GOLD_FAILS:.0%} may. Correct the conventions, or the replies. The first:"
-        )
-        raise DataError(collected(head, [f"row {row_id}: {fault}" for row_id, fault in failed.items()]))
+    vague = _nothing_to_check(rows, grader)
+    graded = [row for row in rows if row.row_id not in vague]
+    gold_scores = grader.score_all(graded, [gold_reply(row) for row in graded])
+    failed = _failing_golds(graded, gold_scores, grader, sealed=sealed)
+    kept = [row for row in graded if row.row_id not in failed]
     means = {
         "empty": _mean(grader.score_all(kept, [""] * len(kept))),
         "shuffled": _mean(grader.score_all(kept, other_golds(kept, seed=seed))),
@@ -101,8 +102,47 @@ def run_controls(rows: Sequence[Row], grader: Grader, *, seed: int, sealed: bool
         shuffled=means["shuffled"],
         pass_mark=grader.pass_mark,
         num_rows=len(kept),
-        quarantined=failed,
+        quarantined={**vague, **failed},
+        reasons={**dict.fromkeys(vague, NOTHING_TO_CHECK), **dict.fromkeys(failed, GOLD_FAILS)},
     )
+
+
+def _nothing_to_check(rows: Sequence[Row], grader: Grader) -> dict[str, str]:
+    """Row id to sentence, for rows in which a row-specific convention has nothing to check.
+
+    Raises:
+        DataError: they are more than 5 % of the rows: the pattern is wrong, not the rows.
+    """
+    faults = {row.row_id: fault for row in rows for c in grader.conventions if (fault := c.nothing_to_check(row))}
+    head = f"a row-specific convention has nothing to check in {len(faults)} of {counted(len(rows), 'row')}"
+    _few(len(faults), len(rows), f"{head}; at most {MAX_GOLD_FAILS:.0%} may. The first:", list(faults.values()))
+    return faults
+
+
+def _failing_golds(rows: Sequence[Row], scores: Sequence[RowScore], grader: Grader, *, sealed: bool) -> dict[str, str]:
+    """Row id to sentence, for rows whose gold reply fails; a sealed row is named by its id alone.
+
+    Raises:
+        DataError: they are more than 5 % of the rows.
+    """
+    name_by_id = {row.row_id: f"row {row.row_id}" if sealed else row_name(row) for row in rows}
+    faults = {
+        score.row_id: f"{name_by_id[score.row_id]}: {_fault(score, grader, sealed=sealed)}"
+        for score in scores
+        if score.score < grader.pass_mark
+    }
+    head = (
+        f"{len(faults)} of {len(rows)} gold replies fail their own grader; at most {MAX_GOLD_FAILS:.0%} may. "
+        "Correct the conventions, the replies, or [data] columns if they name the wrong one. The first:"
+    )
+    _few(len(faults), len(rows), head, list(faults.values()))
+    return faults
+
+
+def _few(num: int, of: int, head: str, faults: Sequence[str]) -> None:
+    """Refuse so many rows set aside that the rule, not the rows, must be wrong."""
+    if num > MAX_GOLD_FAILS * of:
+        raise DataError(collected(head, faults))
 
 
 def other_golds(rows: Sequence[Row], *, seed: int) -> list[str]:
@@ -142,10 +182,3 @@ def _fault(score: RowScore, grader: Grader, *, sealed: bool) -> str:
     if sealed:
         return f"fails {', '.join(score.reasons) or grader.metric}"
     return " ".join(f"{name}: {why}" for name, why in score.reasons.items()) or f"scores {score.score:.3f}"
-
-
-def _check_row_specific(rows: Sequence[Row], grader: Grader) -> None:
-    """Refuse rows in which a row-specific convention has nothing to check."""
-    faults = [fault for c in grader.conventions for row in rows if (fault := c.nothing_to_check(row))]
-    if faults:
-        raise DataError(collected(f"{len(faults)} times a row-specific convention has nothing to check:", faults))

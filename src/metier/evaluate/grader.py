@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from metier.conventions import CheckResult, Convention, build_check, fold, make_conventions
+from metier.conventions import CheckResult, Convention, build_check, fold, make_conventions, row_name
 from metier.core.config import nearest
 from metier.core.errors import ConfigError, DataError
 from metier.core.project_file import ProjectConfig
@@ -112,7 +112,9 @@ def collected(head: str, faults: Sequence[str]) -> str:
 def _checked(name: str, result: CheckResult, row: Row) -> CheckResult:
     """The result, its score a finite number in 0-1."""
     if not 0 <= result.score <= 1:  # also refuses NaN
-        raise DataError(f"{name} scored {result.score} for row {row.row_id}; expected a number from 0 to 1.")
+        raise DataError(
+            f"{name} scored {result.score} for {row_name(row)}; expected a number from 0 to 1. Correct its function."
+        )
     return result
 
 

@@ -16,12 +16,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from metier.ledger.keys import project_key, seal_key
-from metier.ledger.objects import ObjectStore
+from metier.ledger.objects import ObjectStore, decrypt, encrypt
 
 if TYPE_CHECKING:
+    from metier.ledger.evidence import (
+        BeforeLook,
+        WrittenReport,
+        before_look,
+        findings_of,
+        first_opened,
+        record_before_look,
+        record_report,
+        written_reports,
+    )
     from metier.ledger.history import Source, Transform, record_edges, record_source, record_transform
     from metier.ledger.ledger import Event, Head, Ledger, Transaction
-    from metier.ledger.looks import Look, LookState, OpenedLook, finish_look, looks_of, looks_on, open_look
+    from metier.ledger.looks import (
+        Look,
+        LookState,
+        OpenedLook,
+        find_look,
+        finish_look,
+        look_id_of,
+        looks_of,
+        looks_on,
+        open_look,
+    )
     from metier.ledger.models import (
         ModelIdentity,
         ModelRecord,
@@ -34,7 +54,15 @@ if TYPE_CHECKING:
         registered_models,
         set_model_state,
     )  # fmt: skip
-    from metier.ledger.questions import Question, SplitRecord, find_split, freeze_question, parts_of, record_split
+    from metier.ledger.questions import (
+        Question,
+        SplitRecord,
+        find_question,
+        find_split,
+        freeze_question,
+        parts_of,
+        record_split,
+    )
     from metier.ledger.rows import (
         RowRecord,
         RowState,
@@ -63,26 +91,36 @@ if TYPE_CHECKING:
     from metier.ledger.verify import Problem, verify_chain, verify_objects
 
 __all__ = [
-    "Event", "Head", "Ledger", "Look", "LookState", "ModelIdentity", "ModelRecord", "ModelState", "ObjectStore",
-    "OpenedLook", "Prediction", "Problem", "Question", "RowRecord", "RowState", "RunRecord", "RunState", "SealRecord",
-    "Source", "SplitRecord", "Transaction", "Transform", "aliases", "count_rows", "fail_run", "find_model", "find_row",
-    "find_seal", "find_split", "finish_look", "finish_run", "freeze_question", "looks_of", "looks_on", "members_of",
-    "move_alias", "open_look", "parts_of", "predict", "predictions_of", "project_key", "record_actual",
-    "record_dataset", "record_edges", "record_rows", "record_source", "record_split", "record_training",
-    "record_transform", "register_model", "registered_models", "runs_of", "seal_holdout", "seal_key",
-    "set_model_state", "spend", "spent",
-    "start_run", "stored_rows", "verify_chain", "verify_objects",
+    "BeforeLook", "Event", "Head", "Ledger", "Look", "LookState", "ModelIdentity", "ModelRecord", "ModelState",
+    "ObjectStore", "OpenedLook", "Prediction", "Problem", "Question", "RowRecord", "RowState", "RunRecord", "RunState",
+    "SealRecord", "Source", "SplitRecord", "Transaction", "Transform", "WrittenReport", "aliases", "before_look",
+    "count_rows", "decrypt", "encrypt", "fail_run", "find_look", "find_model", "find_question", "find_row", "find_seal",
+    "find_split", "findings_of", "finish_look", "finish_run", "first_opened", "freeze_question", "look_id_of",
+    "looks_of", "looks_on", "members_of", "move_alias", "open_look", "parts_of", "predict", "predictions_of",
+    "project_key", "record_actual", "record_before_look", "record_dataset", "record_edges", "record_report",
+    "record_rows", "record_source", "record_split", "record_training", "record_transform", "register_model",
+    "registered_models", "runs_of", "seal_holdout", "seal_key", "set_model_state", "spend", "spent", "start_run",
+    "stored_rows", "verify_chain", "verify_objects", "written_reports",
 ]  # fmt: skip
 
 _MODULE_OF = {
+    "evidence": (
+        "BeforeLook", "WrittenReport", "before_look", "findings_of", "first_opened", "record_before_look",
+        "record_report", "written_reports",
+    ),
     "history": ("Source", "Transform", "record_edges", "record_source", "record_transform"),
     "ledger": ("Event", "Head", "Ledger", "Transaction"),
-    "looks": ("Look", "LookState", "OpenedLook", "finish_look", "looks_of", "looks_on", "open_look"),
+    "looks": (
+        "Look", "LookState", "OpenedLook", "find_look", "finish_look", "look_id_of", "looks_of", "looks_on",
+        "open_look",
+    ),
     "models": (
         "ModelIdentity", "ModelRecord", "ModelState", "aliases", "find_model", "move_alias",
         "record_training", "register_model", "registered_models", "set_model_state",
     ),
-    "questions": ("Question", "SplitRecord", "find_split", "freeze_question", "parts_of", "record_split"),
+    "questions": (
+        "Question", "SplitRecord", "find_question", "find_split", "freeze_question", "parts_of", "record_split",
+    ),
     "rows": (
         "RowRecord", "RowState", "count_rows", "find_row", "members_of", "record_dataset", "record_rows", "stored_rows",
     ),

@@ -20,6 +20,7 @@ union bound the chance of a wrong verdict over all of them stays within it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -32,9 +33,11 @@ from metier.ledger.keys import seal_key
 from metier.ledger.ledger import Ledger, Transaction, utc_now
 from metier.ledger.objects import ObjectStore
 from metier.ledger.questions import HOLDOUT
-from metier.ledger.schema import look, part, seal, split
+from metier.ledger.schema import look, part, row, seal, split
 
-__all__ = ["Look", "LookState", "OpenedLook", "finish_look", "looks_of", "looks_on", "open_look"]
+__all__ = [
+    "Look", "LookState", "OpenedLook", "find_look", "finish_look", "look_id_of", "looks_of", "looks_on", "open_look",
+]  # fmt: skip
 
 _ROUNDING = 1 + 1e-9
 
@@ -96,6 +99,11 @@ class _Wish:
     max_looks: int | None
 
 
+def look_id_of(*, split_id: str, question_hash: str, arms_hash: str) -> str:
+    """The id a look at this split, for this question, with these arms has or will have."""
+    return value_hash([split_id, question_hash, arms_hash])[:32]
+
+
 def open_look(
     ledger: Ledger,
     store: ObjectStore,
@@ -124,7 +132,7 @@ def open_look(
     # The object is checked before the look is paid for, and the look is recorded before it is decrypted.
     object_ref = _sealed_object(ledger, wish)
     store.get(object_ref)
-    look_id = value_hash([split_id, question_hash, arms_hash])[:32]
+    look_id = look_id_of(split_id=split_id, question_hash=question_hash, arms_hash=arms_hash)
     with ledger.writing("look_opened") as transaction:
         stored = transaction.records(select(look).where(look.c.look_id == look_id))
         if stored:
@@ -138,8 +146,12 @@ def open_look(
     return OpenedLook(look=found, rows_parquet=rows_parquet, resumed=bool(stored))
 
 
-def finish_look(ledger: Ledger, look_id: str, *, result_hash: str) -> Look:
+def finish_look(
+    ledger: Ledger, look_id: str, *, result_hash: str, found_beside: Mapping[str, Any] | None = None
+) -> Look:
     """Mark a look complete with the hash of what it found; the same result twice changes nothing.
+
+    `found_beside` is noted in the event: what the look found besides the scores, as JSON values.
 
     Raises:
         StoreError: no such look, or it is complete with another result.
@@ -163,7 +175,7 @@ def finish_look(ledger: Ledger, look_id: str, *, result_hash: str) -> Look:
             "result_hash": result_hash,
         }
         transaction.put(look, [values])
-        transaction.note(look=look_id, result=result_hash)
+        transaction.note(look=look_id, result=result_hash, found=dict(found_beside or {}))
     return _look(values)
 
 
@@ -175,17 +187,22 @@ def looks_of(ledger: Ledger, question_hash: str) -> list[Look]:
     ]
 
 
+def find_look(ledger: Ledger, look_id: str) -> Look | None:
+    """A look by its id, or None when it was never opened."""
+    return next((_look(values) for values in ledger.records(select(look).where(look.c.look_id == look_id))), None)
+
+
 def looks_on(ledger: Ledger, split_id: str) -> list[Look]:
     """All looks, for whatever question, at a hold-out that shares rows with that of a split, in their order.
 
-    A changed question has an alpha of its own, but not rows of its own: this is where it shows.
+    A changed question has an alpha of its own, but not rows of its own: this is where it shows. A row is the same
+    by its record or by its content, so that a renamed file is no fresh hold-out.
     """
-    mine, other = part.alias("mine"), part.alias("other")
-    splits = (
-        select(other.c.split_id)
-        .join(mine, mine.c.origin_id == other.c.origin_id)
-        .where(mine.c.split_id == split_id, mine.c.part == HOLDOUT, other.c.part == HOLDOUT)
-    )
+    records = select(part.c.origin_id).where(part.c.split_id == split_id, part.c.part == HOLDOUT)
+    contents = select(row.c.row_id).where(row.c.origin_id.in_(records))
+    copies = select(row.c.origin_id).where(row.c.row_id.in_(contents))
+    shared = part.c.origin_id.in_(records) | part.c.origin_id.in_(copies)
+    splits = select(part.c.split_id).where(part.c.part == HOLDOUT, shared)
     query = select(look).where(look.c.split_id.in_(splits)).order_by(look.c.opened_at, look.c.k)
     return [_look(values) for values in ledger.records(query)]
 

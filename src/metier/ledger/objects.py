@@ -21,7 +21,7 @@ from metier.core.folders import write_bytes
 from metier.core.hashing import sha256_hex
 from metier.ledger.keys import workspace
 
-__all__ = ["ObjectStore"]
+__all__ = ["ObjectStore", "decrypt", "encrypt"]
 
 _MAGIC = b"metier-aesgcm-1\n"
 _NONCE_BYTES = 12
@@ -81,11 +81,7 @@ class ObjectStore:
 
     def put_encrypted(self, data: bytes, key: bytes) -> str:
         """Keep bytes encrypted under a 32-byte key; returns the reference of the encrypted object."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        cipher_key, nonce_key = _derived(key)
-        nonce = hmac.new(nonce_key, data, hashlib.sha256).digest()[:_NONCE_BYTES]
-        return self.put(_MAGIC + nonce + AESGCM(cipher_key).encrypt(nonce, data, _MAGIC))
+        return self.put(encrypt(data, key))
 
     def get_encrypted(self, ref: str, key: bytes) -> bytes:
         """The bytes put by `put_encrypted`.
@@ -93,27 +89,44 @@ class ObjectStore:
         Raises:
             StoreError: missing, changed, not an encrypted object, or another key.
         """
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        blob = self.get(ref)
-        start = len(_MAGIC) + _NONCE_BYTES
-        if not blob.startswith(_MAGIC) or len(blob) < start:
-            raise StoreError(f"{self.path_of(ref)}: not an encrypted object. Read it with get().")
-        cipher_key, _ = _derived(key)
-        try:
-            return AESGCM(cipher_key).decrypt(blob[len(_MAGIC) : start], blob[start:], _MAGIC)
-        except InvalidTag as err:
-            raise StoreError(
-                f"{self.path_of(ref)}: cannot be opened with this key; the file is whole, so the key is another one. "
-                "Restore .metier/keys from a backup."
-            ) from err
+        return decrypt(self.get(ref), key, where=self.path_of(ref))
 
     def refs(self) -> Iterator[str]:
         """The references of all whole objects on the disk, sorted."""
         for path in sorted(self.root.glob("??/*")):
             if not path.name.startswith("."):
                 yield path.parent.name + path.name
+
+
+def encrypt(data: bytes, key: bytes) -> bytes:
+    """Bytes under a 32-byte key; the same bytes under the same key give the same result."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher_key, nonce_key = _derived(key)
+    nonce = hmac.new(nonce_key, data, hashlib.sha256).digest()[:_NONCE_BYTES]
+    return _MAGIC + nonce + AESGCM(cipher_key).encrypt(nonce, data, _MAGIC)
+
+
+def decrypt(blob: bytes, key: bytes, *, where: Path) -> bytes:
+    """The bytes given to `encrypt`; `where` names the file in messages.
+
+    Raises:
+        StoreError: not encrypted here, or by another key.
+    """
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    start = len(_MAGIC) + _NONCE_BYTES
+    if not blob.startswith(_MAGIC) or len(blob) < start:
+        raise StoreError(f"{where}: not an encrypted object. Read it with get().")
+    cipher_key, _ = _derived(key)
+    try:
+        return AESGCM(cipher_key).decrypt(blob[len(_MAGIC) : start], blob[start:], _MAGIC)
+    except InvalidTag as err:
+        raise StoreError(
+            f"{where}: cannot be opened with this key; the file is whole, so the key is another one. "
+            "Restore .metier/keys from a backup."
+        ) from err
 
 
 def _derived(key: bytes) -> tuple[bytes, bytes]:

@@ -22,7 +22,10 @@ from metier.core.hashing import canonical_json, merkle_root, value_hash
 from metier.ledger.ledger import Ledger, utc_now
 from metier.ledger.schema import dataset, part, question, split
 
-__all__ = ["HOLDOUT", "PARTS", "Question", "SplitRecord", "find_split", "freeze_question", "parts_of", "record_split"]
+__all__ = [
+    "HOLDOUT", "PARTS", "Question", "SplitRecord", "find_question", "find_split", "freeze_question", "parts_of",
+    "record_split",
+]  # fmt: skip
 
 HOLDOUT = "holdout"
 PARTS = ("train", "dev", HOLDOUT, "purged")
@@ -64,6 +67,17 @@ def freeze_question(ledger: Ledger, body: Mapping[str, Any]) -> Question:  # Any
         transaction.put(question, [{"hash": frozen.hash, "body": text, "frozen_at": frozen.frozen_at}])
         transaction.note(question=frozen.hash)
     return frozen
+
+
+def find_question(ledger: Ledger, question_hash: str) -> Question:
+    """A frozen question by its hash.
+
+    Raises:
+        StoreError: no such question.
+    """
+    for stored in ledger.records(select(question).where(question.c.hash == question_hash)):
+        return Question(hash=stored["hash"], body=json.loads(stored["body"]), frozen_at=stored["frozen_at"])
+    raise StoreError(f"{ledger.where}: no question {question_hash!r}; freeze it with freeze_question.")
 
 
 def record_split(

@@ -1,6 +1,6 @@
 """Where a base model comes from, and which bytes it is; sentence embeddings."""
 
-from metier.models.resolve import BaseModel, resolve, resolve_sentences
+from metier.models.resolve import BaseModel, check_base, resolve, resolve_sentences
 from metier.models.sentences import embed_sentences
 from metier.models.sources import cache_dir, known_models
 from metier.models.tiny import make_tiny_model
@@ -8,6 +8,7 @@ from metier.models.tiny import make_tiny_model
 __all__ = [
     "BaseModel",
     "cache_dir",
+    "check_base",
     "embed_sentences",
     "known_models",
     "make_tiny_model",

@@ -34,7 +34,7 @@ from metier.models.identity import (
 from metier.models.sources import ModelKind, Source, SourceKind, cache_dir, find_source
 from metier.models.tiny import TINY_TEXTS, TINY_VERSION, make_tiny_model
 
-__all__ = ["BaseModel", "resolve", "resolve_sentences"]
+__all__ = ["BaseModel", "check_base", "resolve", "resolve_sentences"]
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +73,23 @@ def resolve(name: str, *, revision: str = "", project_dir: Path | None = None) -
         ModelError: it cannot be fetched, or is not a complete, safe model.
         StoreError: the disk is full or the cache cannot be written.
     """
+    return _resolve(_chat_source(name, revision, project_dir))
+
+
+def check_base(name: str, *, revision: str = "") -> None:
+    """Refuse a base that no machine could find, by its name and revision alone; reads no model and fetches nothing.
+
+    Raises:
+        ConfigError: the name is unknown, not pinned, or no chat model.
+    """
+    _chat_source(name, revision, None)
+
+
+def _chat_source(name: str, revision: str, project_dir: Path | None) -> Source:
     source = find_source(name, revision=revision, project_dir=project_dir)
     if source.model_kind is not ModelKind.CHAT:
         raise ConfigError(f"base.name is {name!r}, a model of sentences; expected a chat model.")
-    return _resolve(source)
+    return source
 
 
 def resolve_sentences(name: str = "all-minilm-l6-v2") -> BaseModel:
@@ -114,7 +127,10 @@ def _resolve(source: Source) -> BaseModel:
 def _resolve_path(source: Source) -> tuple[Path, Identity]:
     folder = Path(source.location)
     if not folder.is_dir():
-        raise ModelError(f"{source.name}: there is no folder {folder}; check base.name.")
+        raise ConfigError(
+            f"base.name is {source.name!r}, but there is no folder {folder}; expected a folder with a model. "
+            "Correct the path, which starts at the project folder."
+        )
     ggufs = sorted(folder.glob("*.gguf"))
     if (folder / "config.json").is_file() or not ggufs:
         check_folder(folder, name=source.name)

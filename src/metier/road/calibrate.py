@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Speeds", "Workload", "measure_speeds", "measure_workload"]
 
 PROBE_PROMPTS = 24
-SINGLE_PROMPTS = 2
+SINGLE_PROMPTS = 6
 MAX_BATCH = 64
 """Rows the decoder answers at once."""
 GIB = 1024**3
@@ -150,8 +150,10 @@ def _decoding(session: Session, parts: Parts, rendered: Rendered) -> dict[str, f
 
     rows = parts.dev[:PROBE_PROMPTS]
     instruction = next(iter(session.wordings.values()), None)
-    prompts = [session.renderer.prompt_tokens(with_instruction(row, instruction), row.tools) for row in rows]
-    limit = session.replier(session.handle, rendered.golds).max_reply_tokens
+    talks = [with_instruction(row, instruction) for row in rows]
+    prompts = [session.renderer.prompt_tokens(talk, row.tools) for talk, row in zip(talks, rows, strict=True)]
+    replier = session.replier(session.handle, rendered.golds)
+    limit = replier.max_reply_tokens
     room = session.handle.shape.max_positions - limit
     prompts = [prompt for prompt in prompts if len(prompt) <= room] or [prompt[:room] for prompt in prompts]
     _timed(session, prompts[:1], 2)  # warm-up: kernels and buffers
@@ -159,16 +161,12 @@ def _decoding(session: Session, parts: Parts, rendered: Rendered) -> dict[str, f
     whole_s, out = _timed(session, prompts, limit)
     shared = next((i for i, same in enumerate(zip(*prompts, strict=False)) if len(set(same)) > 1), 0)
     computed = shared + sum(len(prompt) - shared for prompt in prompts)
-    first_s = single_s = 0.0
-    single_out = 0
-    for prompt in prompts[:SINGLE_PROMPTS]:
-        first_s += _timed(session, [prompt], 1)[0]
-        seconds, count = _timed(session, [prompt], limit)
-        single_s, single_out = single_s + seconds, single_out + count
+    alone = list(replier.reply_each(rows[:SINGLE_PROMPTS], talks[:SINGLE_PROMPTS]))
+    read_s = sum(len(prompt) - shared for prompt in prompts[: len(alone)]) * prefill_s / computed
     return {
         "prefill_tok_s": computed / prefill_s,
         "decode_tok_s": out / max(whole_s - prefill_s, 1e-3),
-        "single_token_s": max(single_s - first_s, 1e-4) / max(single_out, 1),
+        "single_token_s": max(sum(r.seconds for r in alone) - read_s, 1e-4) / max(sum(r.tokens_out for r in alone), 1),
         "base_reply_tokens": out / len(prompts),
     }
 

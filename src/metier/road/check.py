@@ -55,9 +55,7 @@ class Checked:
         lines += list(data.failures)
         if self.split:
             split = self.split
-            lines.append(
-                f"split ({split.mode}): {split.train} train, {split.dev} dev, {split.holdout} hold-out (sealed)"
-            )
+            lines.append(f"split ({split.mode}): {split.train} train, {split.dev} dev, {split.holdout} hold-out")
         named = ("gold", "empty", "echo", "shuffled")
         lines.append("controls: " + ", ".join(f"{name} {self.controls[name]:.3f}" for name in named))
         lines.append("ready" if self.ready else f"not ready: {self.problem}")
@@ -74,7 +72,7 @@ class Checked:
 
 
 def check_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Checked:
-    """Read, clean, grade the golds and try the split; the hold-out is sealed when it succeeds.
+    """Read, clean, grade the golds and try the split; nothing is frozen or sealed.
 
     Raises:
         DataError: the rows cannot be read at all, or cleaning stopped.

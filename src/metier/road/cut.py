@@ -1,4 +1,8 @@
-"""Train and dev in the open, the hold-out sealed, the question frozen: the second part of the road."""
+"""Train and dev in the open, the hold-out sealed, the question frozen: the second part of the road.
+
+Cutting freezes nothing: every verb that only looks cuts the rows and keeps of the hold-out its record ids. `metier run`
+alone freezes the question and seals the rows, with `seal_parts`, before it fits the first arm.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,22 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from metier.core.columns import rows_from_parquet, rows_to_parquet
 from metier.core.config import nearest
-from metier.core.errors import ConfigError, DataError
+from metier.core.errors import ConfigError, DataError, counted
 from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.report import SplitReport
 from metier.core.rows import Row
+from metier.curate import dataset_version
 from metier.road.ground import Ground
 from metier.road.session import Session
 from metier.split import split_report, split_rows
 
-__all__ = ["Parts", "cut_rows"]
+__all__ = ["Parts", "Sealed", "cut_rows", "seal_parts"]
 
-SPLIT_VERSION = 1
+SPLIT_VERSION = 2
+SEAL_VERSION = 1
 MIN_SLICE_ROWS = 20
 """Hold-out rows of a slice whose scores may leave the seal: fewer would tell of single rows."""
 
@@ -32,9 +37,6 @@ class Parts:
     train: list[Row]
     dev: list[Row]
     num_holdout: int
-    split_id: str
-    question_hash: str
-    frozen_at: str
     dataset_version: str
     stage_hash: str
     report: SplitReport
@@ -42,12 +44,21 @@ class Parts:
     """Rows set aside by the split, by reason."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sealed:
+    """The frozen question and the sealed hold-out it will be asked of."""
+
+    split_id: str
+    question_hash: str
+    frozen_at: str
+    num_rows: int
+
+
 def cut_rows(session: Session, ground: Ground) -> Parts:
-    """Split the kept rows, freeze the question, seal the hold-out.
+    """Split the kept rows; nothing is frozen, sealed or recorded.
 
     Raises:
-        DataError: the rows cannot give the parts asked for, or no verdict could stand on them; nothing is frozen or
-            sealed then.
+        DataError: the rows cannot give the parts asked for, or no verdict could stand on them.
         ConfigError: a guard is on something that is not scored.
     """
     session.progress.enter("split")
@@ -57,11 +68,13 @@ def cut_rows(session: Session, ground: Ground) -> Parts:
         result = split_rows(ground.kept, config.split, seed=config.project.seed, near_dup=config.clean.near_dup)
         report = split_report(result)
         _check_holdout(session, result.holdout)
-        facts = _freeze_and_seal(session, ground, result.parts, report.certificate)
         write_bytes(stage_dir / "train.parquet", rows_to_parquet(result.train))
         write_bytes(stage_dir / "dev.parquet", rows_to_parquet(result.dev))
         purged = [{"row_id": p.row.row_id, "reason": p.reason, "survivor": p.other} for p in result.purged]
-        write_json(stage_dir / "split.json", {**facts, "report": asdict(report), "purged": purged})
+        part_by_origin = {row.origin_id: name for name, rows in result.parts.items() for row in rows}
+        write_json(
+            stage_dir / "split.json", {"report": asdict(report), "purged": purged, "part_by_origin": part_by_origin}
+        )
 
     stage = session.stage(
         "split",
@@ -73,16 +86,13 @@ def cut_rows(session: Session, ground: Ground) -> Parts:
     stored = read_json(stage.dir / "split.json")
     report = SplitReport(**stored["report"])
     session.progress.say(
-        f"{report.train} train, {report.dev} dev, {report.holdout} hold-out rows (sealed); {report.purged} set aside"
+        f"{report.train} train, {report.dev} dev, {report.holdout} hold-out rows; {report.purged} set aside"
     )
     return Parts(
         train=rows_from_parquet((stage.dir / "train.parquet").read_bytes()),
         dev=rows_from_parquet((stage.dir / "dev.parquet").read_bytes()),
         num_holdout=report.holdout,
-        split_id=stored["split_id"],
-        question_hash=stored["question_hash"],
-        frozen_at=stored["frozen_at"],
-        dataset_version=stored["dataset_version"],
+        dataset_version=dataset_version(ground.result),
         stage_hash=stage.hash,
         report=report,
         purged=Counter(item["reason"] for item in stored["purged"]),
@@ -102,8 +112,9 @@ def _check_holdout(session: Session, holdout: list[Row]) -> None:
     num_groups = len(set(group_ids(holdout, session.group_column, key=session.key)))
     if num_groups < MIN_GROUPS:
         raise DataError(
-            f"hold-out: {num_groups} groups ({session.group_column}) in {len(holdout)} rows; expected at least "
-            f"{MIN_GROUPS}, as rows of one group move together. Raise [split] holdout_rows, or collect more groups."
+            f"hold-out: {counted(num_groups, 'group')} ({session.group_column}) in {len(holdout)} rows; expected "
+            f"{MIN_GROUPS} or more, as rows of one group move together. Raise [split] holdout_rows, or collect more "
+            "groups."
         )
     try:
         run_controls(holdout, session.grader, seed=session.config.project.seed, sealed=True)
@@ -135,33 +146,44 @@ def _check_guards(session: Session, holdout: list[Row]) -> None:
             )
 
 
-def _freeze_and_seal(
-    session: Session,
-    ground: Ground,
-    parts: Mapping[str, list[Row]],
-    certificate: Mapping[str, Any],  # Any: JSON values
-) -> dict[str, str]:
+def seal_parts(session: Session, ground: Ground, parts: Parts) -> Sealed:
+    """Freeze the question and seal the hold-out; what a finished run did is found again.
+
+    Raises:
+        StoreError: the split is sealed with other rows, or the disk is full.
+    """
+
+    def work(stage_dir: Path) -> None:
+        write_json(stage_dir / "seal.json", asdict(_freeze_and_seal(session, ground, parts)))
+
+    stage = session.stage("seal", version=SEAL_VERSION, inputs={"split": parts.stage_hash}, config=None, work=work)
+    sealed = Sealed(**read_json(stage.dir / "seal.json"))
+    session.progress.say(f"question {sealed.question_hash[:12]} frozen, {sealed.num_rows} hold-out rows sealed")
+    return sealed
+
+
+def _freeze_and_seal(session: Session, ground: Ground, parts: Parts) -> Sealed:
     """Record question, dataset, split and seal; all of it may be repeated after a kill and gives the same."""
     from metier.ledger import freeze_question, record_dataset, record_split, seal_holdout
 
+    stored = read_json(session.stages["split"].dir / "split.json")
     question = freeze_question(session.ledger, session.question)
-    dataset_version = record_dataset(session.ledger, [row.row_id for row in ground.kept])
-    part_by_origin = {row.origin_id: name for name, rows in parts.items() for row in rows}
     split = record_split(
         session.ledger,
-        dataset_version=dataset_version,
+        dataset_version=record_dataset(session.ledger, [row.row_id for row in ground.kept]),
         question_hash=question.hash,
-        parts=part_by_origin,
+        parts=stored["part_by_origin"],
         # Metadata is no part of a row id, yet groups and times decide the split: another day is another split.
-        certificate={**certificate, "rows": ground.stage_hash},
+        certificate={**parts.report.certificate, "rows": ground.stage_hash},
     )
-    holdout = parts["holdout"]
+    row_by_origin = {row.origin_id: row for row in ground.kept}
+    holdout = [row_by_origin[origin] for origin, part in stored["part_by_origin"].items() if part == "holdout"]
     seal_holdout(
         session.ledger, session.store, rows_to_parquet(holdout), split_id=split.split_id, num_rows=len(holdout)
     )
-    return {
-        "split_id": split.split_id,
-        "question_hash": question.hash,
-        "frozen_at": question.frozen_at,
-        "dataset_version": dataset_version,
-    }
+    return Sealed(
+        split_id=split.split_id,
+        question_hash=question.hash,
+        frozen_at=question.frozen_at,
+        num_rows=len(holdout),
+    )

@@ -8,17 +8,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metier.core.folders import read_json, write_json
+from metier.core.columns import rows_from_parquet, rows_to_parquet
+from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.hashing import file_sha256, value_hash
 from metier.core.report import DataReport
 from metier.core.rows import Row
-from metier.curate import CurateResult, curate, data_report, load, write
-from metier.evaluate import GOLD_FAILS, run_controls
+from metier.curate import CurateResult, Quarantined, curate, data_report, load, write
+from metier.evaluate import run_controls
+from metier.ledger import decrypt, encrypt
 from metier.road.session import Session
 
-__all__ = ["Ground", "read_and_check"]
+__all__ = ["Ground", "read_and_check", "record_ground"]
 
-GROUND_VERSION = 1
+GROUND_VERSION = 2
+TOLD = 5
+"""Rows that are named one by one while the run goes; all of them are in the report's folder."""
+KEPT_NAME = "kept.sealed"
+ASIDE_NAME = "quarantined.sealed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +51,7 @@ class Ground:
 
 
 def read_and_check(session: Session) -> Ground:
-    """Read, clean and grade the golds; rows whose gold fails its own grader are quarantined.
+    """Read, clean and grade the golds; rows whose gold fails its own grader are quarantined. Nothing is recorded.
 
     Raises:
         DataError: nothing could be read, a brake closed, over 5 % of the golds fail, or a control passes.
@@ -60,9 +66,9 @@ def read_and_check(session: Session) -> Ground:
             holdout_files=config.split.holdout_files,
         )  # fmt: skip
         controls = run_controls(result.kept, session.grader, seed=config.project.seed)
-        fails = {row.origin_id: GOLD_FAILS for row in result.kept if row.row_id in controls.quarantined}
+        fails = {row.origin_id: controls.reasons[row.row_id] for row in result.kept if row.row_id in controls.reasons}
         result = result.with_quarantined(fails)
-        write(result, stage_dir)
+        _write(result, stage_dir, key=session.key)
         write_json(stage_dir / "controls.json", {**controls.as_json(), "sentences": dict(controls.quarantined)})
 
     stage = session.stage(
@@ -75,16 +81,46 @@ def read_and_check(session: Session) -> Ground:
                 "holdout_files": config.split.holdout_files},
         work=work,
     )  # fmt: skip
-    result = load(stage.dir)
+    result = _load(stage.dir, key=session.key)
     controls = read_json(stage.dir / "controls.json")
-    _record(session, result)
     reasons = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
     aside = f"{len(result.quarantined)} set aside" + (f" ({reasons})" if reasons else "")
     session.progress.say(f"{result.num_read} rows read, {len(result.kept)} kept, {aside}, {len(result.failed)} failed")
-    for failure in result.failed[:5]:
+    for failure in result.failed[:TOLD]:
         session.progress.say(f"{failure.where}: {failure.message}")
+    for sentence in list(controls["sentences"].values())[:TOLD]:
+        session.progress.say(sentence)
     content = value_hash(sorted((row.origin_id, row.row_id, _meta_hash(row)) for row in result.kept))
     return Ground(result=result, controls=controls, stage_hash=content)
+
+
+def _write(result: CurateResult, stage_dir: Path, *, key: bytes) -> None:
+    """The rows encrypted under the project key, since those of the hold-out and their copies are among them.
+
+    What is no row (failed records, counts) stands beside them as `curate` writes it, as a result without rows.
+    """
+    write(replace(result, kept=[], quarantined=[], num_read=len(result.failed)), stage_dir)
+    facts = [(item.reason, item.survivor, item.rule_version) for item in result.quarantined]
+    write_json(stage_dir / "quarantined.json", facts)
+    for name, rows in ((KEPT_NAME, result.kept), (ASIDE_NAME, [item.row for item in result.quarantined])):
+        write_bytes(stage_dir / name, encrypt(rows_to_parquet(rows), key))
+
+
+def _load(stage_dir: Path, *, key: bytes) -> CurateResult:
+    """The result that was written.
+
+    Raises:
+        StoreError: a file is damaged, or the key is another one.
+    """
+    kept, aside = (
+        rows_from_parquet(decrypt((stage_dir / name).read_bytes(), key, where=stage_dir / name))
+        for name in (KEPT_NAME, ASIDE_NAME)
+    )
+    facts = read_json(stage_dir / "quarantined.json")
+    quarantined = [Quarantined(row, *fact) for row, fact in zip(aside, facts, strict=True)]
+    rest = load(stage_dir)
+    num_read = len(kept) + len(quarantined) + len(rest.failed)
+    return replace(rest, kept=kept, quarantined=quarantined, num_read=num_read)
 
 
 def file_hashes(session: Session) -> dict[str, str]:
@@ -96,7 +132,7 @@ def file_hashes(session: Session) -> dict[str, str]:
     return {**found, **session.own_code}
 
 
-def _record(session: Session, result: CurateResult) -> None:
+def record_ground(session: Session, ground: Ground) -> None:
     """Put sources, rows and their versions into the ledger; a rerun changes nothing."""
     from collections import Counter
 
@@ -110,6 +146,7 @@ def _record(session: Session, result: CurateResult) -> None:
         record_transform,
     )  # fmt: skip
 
+    result = ground.result
     rows = [*result.kept, *(item.row for item in result.quarantined)]
     counts = Counter(row.meta.source for row in rows)
     hashes = file_hashes(session)

@@ -13,25 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier.core.columns import rows_from_parquet
-from metier.core.errors import ModelError
+from metier.core.errors import ModelError, StoreError
 from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.hashing import canonical_json, file_sha256, value_hash
+from metier.core.report import LooksReport
 from metier.core.rows import Row
+from metier.core.settings import DecisionConfig
 from metier.core.trials import Reply
-from metier.evaluate import ArmScores, ControlsResult, ScoreTable, group_ids, run_controls, score_arm
-from metier.road.cut import Parts
+from metier.evaluate import ArmScores, ScoreTable, group_ids, run_controls, score_arm
+from metier.road.cut import Parts, Sealed
 from metier.road.session import Session
 from metier.road.trials import FittedTrial
 from metier.road.tuning import Tuning
 from metier.split import assert_disjoint
 
 if TYPE_CHECKING:
-    from metier.assess import LookGrant
-    from metier.ledger import Look
+    from metier.ledger import Ledger, Look
 
-__all__ = ["SCORES_NAME", "Looked", "frozen_comparators", "look_at_holdout"]
+__all__ = ["SCORES_NAME", "Looked", "frozen_comparators", "look_at_holdout", "look_id", "looks_report"]
 
-LOOK_VERSION = 1
+LOOK_VERSION = 2
 SCORES_NAME = "scores.parquet"
 
 
@@ -39,16 +40,12 @@ SCORES_NAME = "scores.parquet"
 class Looked:
     """What one look found."""
 
-    look_id: str
-    alpha: float
-    """One-sided error rate of this look."""
-    used: int
-    """Looks at this question so far, this one included."""
-    alpha_left: float
+    look: Look
     table: ScoreTable
     scores_path: Path
     scores_sha256: str
     controls: dict[str, Any]
+    """As the ledger holds them."""
 
 
 def frozen_comparators(trials: Sequence[FittedTrial]) -> tuple[str, ...]:
@@ -56,7 +53,25 @@ def frozen_comparators(trials: Sequence[FittedTrial]) -> tuple[str, ...]:
     return tuple(trial.name for trial in trials if trial.kind != "tuned" and trial.arm is not None)
 
 
-def look_at_holdout(session: Session, parts: Parts, trials: Sequence[FittedTrial], tuning: Tuning) -> Looked:
+def _fingerprints(trials: Sequence[FittedTrial]) -> dict[str, str]:
+    return {trial.name: trial.require_arm().fingerprint for trial in trials if trial.arm is not None}
+
+
+def _arms_hash(trials: Sequence[FittedTrial]) -> str:
+    """What the arms of a look are identified by."""
+    return value_hash({"arms": _fingerprints(trials), "comparators": frozen_comparators(trials)})
+
+
+def look_id(sealed: Sealed, trials: Sequence[FittedTrial]) -> str:
+    """The id the look at these arms has or will have."""
+    from metier.ledger import look_id_of
+
+    return look_id_of(split_id=sealed.split_id, question_hash=sealed.question_hash, arms_hash=_arms_hash(trials))
+
+
+def look_at_holdout(
+    session: Session, parts: Parts, sealed: Sealed, trials: Sequence[FittedTrial], tuning: Tuning
+) -> Looked:
     """Open the hold-out once for these arms, score all of them, close it.
 
     Raises:
@@ -64,53 +79,68 @@ def look_at_holdout(session: Session, parts: Parts, trials: Sequence[FittedTrial
         DataError: a control fails on the hold-out.
         ModelError: the tuned arm answers as its base does, on every row.
     """
-    from metier.ledger import looks_of
+    from metier.ledger import find_look, findings_of
 
     session.progress.enter("hold-out")
     ran = [trial for trial in trials if trial.arm is not None]
-    fingerprints = {trial.name: trial.require_arm().fingerprint for trial in ran}
-    arms_hash = value_hash({"arms": fingerprints, "comparators": frozen_comparators(trials)})
 
     def work(stage_dir: Path) -> None:
-        _score_all(session, parts, ran, arms_hash, stage_dir, tuning)
+        _score_all(session, parts, sealed, ran, stage_dir, tuning)
 
     stage = session.stage(
         "look",
         version=LOOK_VERSION,
-        inputs={"split": parts.split_id, "arms": fingerprints, "question": session.question_hash},
+        inputs={"split": sealed.split_id, "arms": _fingerprints(ran), "question": sealed.question_hash},
         config=None,
         work=work,
         resumable=True,
     )
-    stored = read_json(stage.dir / "look.json")
-    looks = looks_of(session.ledger, parts.question_hash)
+    found = find_look(session.ledger, read_json(stage.dir / "look.json")["look_id"])
+    if found is None:
+        raise StoreError(
+            f"{session.ledger.where}: the look in {stage.dir} is not on record; the ledger was replaced. Restore it "
+            "from a backup."
+        )
     scores_path = stage.dir / SCORES_NAME
     return Looked(
-        look_id=stored["look_id"],
-        alpha=stored["alpha"],
-        used=len(looks),
-        alpha_left=max(0.0, session.config.decision.alpha - sum(look.alpha for look in looks)),
+        look=found,
         table=ScoreTable.from_parquet(scores_path.read_bytes()),
         scores_path=scores_path,
         scores_sha256=file_sha256(scores_path),
-        controls=stored["controls"],
+        controls=findings_of(session.ledger, found.look_id)["controls"],
+    )
+
+
+def looks_report(ledger: Ledger, look: Look, decision: DecisionConfig) -> LooksReport:
+    """How often question and rows had been looked at when this look was opened, itself included; later looks not."""
+    from metier.ledger import looks_of, looks_on
+
+    mine = [other for other in looks_of(ledger, look.question) if other.k <= look.k]
+    shared = [other for other in looks_on(ledger, look.split_id) if other.opened_at <= look.opened_at]
+    return LooksReport(
+        used=len(mine),
+        budget=decision.max_looks,
+        alpha_this=look.alpha,
+        alpha_left=max(0.0, decision.alpha - sum(other.alpha for other in mine)),
+        on_these_rows=len(shared),
+        other_questions=len({other.question for other in shared} - {look.question}),
     )
 
 
 def _score_all(
-    session: Session, parts: Parts, ran: Sequence[FittedTrial], arms_hash: str, stage_dir: Path, tuning: Tuning
+    session: Session, parts: Parts, sealed: Sealed, ran: Sequence[FittedTrial], stage_dir: Path, tuning: Tuning
 ) -> None:
     """Open, score every arm, write the table, close."""
     from metier.ledger import finish_look, open_look
 
-    decision = session.config.decision
+    decision, arms_hash = session.config.decision, _arms_hash(ran)
     opened = open_look(
         session.ledger,
         session.store,
-        split_id=parts.split_id,
-        question_hash=parts.question_hash,
+        split_id=sealed.split_id,
+        question_hash=sealed.question_hash,
         arms_hash=arms_hash,
-        alpha=_grant(session, parts, arms_hash).alpha,
+        alpha=_grant(session, sealed, arms_hash),
         alpha_budget=decision.alpha,
         max_looks=decision.max_looks,
     )
@@ -129,38 +159,41 @@ def _score_all(
     slices = [guard.on.partition("=")[0].strip() for guard in session.config.guard if "=" in guard.on]
     table = ScoreTable.build(rows, scored, groups=groups, slices=slices)
     write_bytes(stage_dir / SCORES_NAME, table.to_parquet())
-    look = finish_look(session.ledger, opened.look.look_id, result_hash=result_hash(table))
-    write_json(stage_dir / "look.json", _look_json(look, controls, fingerprint))
+    found_beside = {"controls": {**controls.as_json(), "fingerprint": fingerprint}}
+    finish_look(session.ledger, opened.look.look_id, result_hash=result_hash(table), found_beside=found_beside)
+    write_json(stage_dir / "look.json", {"look_id": opened.look.look_id})
 
 
-def _grant(session: Session, parts: Parts, arms_hash: str) -> LookGrant:
+def _grant(session: Session, sealed: Sealed, arms_hash: str) -> float:
     """The error rate this look may spend; a resumed look keeps the one it was opened with."""
-    from metier.assess import LookGrant, LookKind, PastLook, next_look
-    from metier.ledger import looks_of
+    from metier.assess import PastLook, next_look
+    from metier.ledger import find_seal, looks_of
 
     past = []
-    for look in looks_of(session.ledger, parts.question_hash):
-        if look.arms_hash == arms_hash and look.split_id == parts.split_id:
-            return LookGrant(kind=LookKind.FIRST, k=look.k, alpha=look.alpha, alpha_left=0.0, other_questions=0)
+    for look in looks_of(session.ledger, sealed.question_hash):
+        if look.arms_hash == arms_hash and look.split_id == sealed.split_id:
+            return look.alpha
+        seal = find_seal(session.ledger, look.split_id)
+        assert seal is not None, "a hold-out that was looked at was sealed"
         past.append(
             PastLook(
                 question=look.question,
                 model=look.arms_hash,
                 rows=look.split_id,
-                num_rows=parts.num_holdout,
+                num_rows=seal.num_rows,
                 alpha=look.alpha,
             )
         )
     decision = session.config.decision
     return next_look(
         past,
-        question=parts.question_hash,
+        question=sealed.question_hash,
         model=arms_hash,
-        rows=parts.split_id,
-        num_rows=parts.num_holdout,
+        rows=sealed.split_id,
+        num_rows=sealed.num_rows,
         alpha=decision.alpha,
         max_looks=decision.max_looks,
-    )
+    ).alpha
 
 
 def _replies(session: Session, trial: FittedTrial, rows: Sequence[Row], stage_dir: Path) -> list[Reply]:
@@ -197,15 +230,12 @@ def _fingerprint_control(ran: Sequence[FittedTrial], scored: Sequence[ArmScores]
 
 
 def result_hash(table: ScoreTable) -> str:
-    """Hash of what a look found: every score, no timings, so a resumed look finds the same."""
-    return value_hash([[*entry] for entry in zip(table.row_id, table.arm, table.score, strict=True)])
-
-
-def _look_json(look: Look, controls: ControlsResult, fingerprint: str) -> dict[str, Any]:
-    return {
-        "look_id": look.look_id,
-        "alpha": look.alpha,
-        "k": look.k,
-        "result_hash": look.result_hash,
-        "controls": {**controls.as_json(), "fingerprint": fingerprint},
+    """Hash of all that decides: scores, checks, groups, slices; no timings, so that a resumed look finds the same."""
+    columns = {
+        "row_id": table.row_id,
+        "arm": table.arm,
+        "score": table.score,
+        "group": table.group,
+        "slice": table.slice,
     }
+    return value_hash({"columns": columns, "checks": dict(table.checks)})

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from metier.core.errors import GateClosed
+from metier.core.errors import ConfigError, GateClosed
 from metier.core.folders import read_json, write_json
 from metier.core.settings import ArmConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
@@ -21,7 +21,7 @@ from metier.road.session import Session
 
 __all__ = ["Plan", "make_plan"]
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 SCREEN_ROWS = 12
 FINALISTS = 2
 LATENCY_ROWS = 40
@@ -47,8 +47,6 @@ class Plan:
     """Train rows used."""
     few_shot_k: tuple[int, ...]
     retrieval_k: tuple[int, ...]
-    arm_minutes: float
-    """Minutes the choices of one arm may take."""
     gave_up: tuple[str, ...]
     """One sentence for everything the budget made smaller."""
     predictions: Mapping[str, tuple[float, float, float]]
@@ -115,6 +113,7 @@ def make_plan(session: Session, parts: Parts) -> Plan:
 def _plan(session: Session, parts: Parts) -> Plan:
     """Measure, choose the largest tuning run that fits, predict."""
     config = session.config
+    _refuse_depth(session)
     rendered = render_parts(session, parts)
     work = measure_workload(session, parts, rendered)
     speeds = measure_speeds(session, parts, rendered)
@@ -145,7 +144,6 @@ def _plan(session: Session, parts: Parts) -> Plan:
         num_train_rows=choice.num_rows,
         few_shot_k=(1, 3, 5),
         retrieval_k=(1, 3, 5),
-        arm_minutes=predicted_s["arms"] / 60,
         gave_up=gave_up(choice, options[0], speeds.num_layers),
         predictions={
             "run_minutes": _range(total_s / 60, 0.30),
@@ -155,6 +153,18 @@ def _plan(session: Session, parts: Parts) -> Plan:
         predicted_s=predicted_s,
         speeds=speeds.as_json(),
     )
+
+
+def _refuse_depth(session: Session) -> None:
+    """Raise `ConfigError` where more layers are to be adapted than the base has."""
+    from metier.engine import read_shape
+
+    wanted, num_layers = session.config.tune.depth, read_shape(session.base.dir).num_layers
+    if wanted > num_layers:
+        raise ConfigError(
+            f"tune.depth is {wanted}; {session.base.name} has {num_layers} layers. Set it to at most that, or to 0, "
+            "where the plan chooses."
+        )
 
 
 def _range(value: float, share: float) -> tuple[float, float, float]:

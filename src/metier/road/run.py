@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metier.core.folders import exclusive, read_json, write_bytes, write_json
+from metier.core.hashing import sha256_hex, value_hash
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
-from metier.road.conclude import Before, Measured, build_report, fix_before_look, plan_entries
+from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
 from metier.road.cost import machine_cost, require_affordable
-from metier.road.cut import Parts, cut_rows
-from metier.road.ground import Ground, read_and_check
+from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
+from metier.road.ground import Ground, read_and_check, record_ground
 from metier.road.look import SCORES_NAME, Looked, look_at_holdout
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Progress, Watcher
@@ -26,9 +27,14 @@ from metier.road.trials import FittedTrial, fit_arms
 from metier.road.tuning import Tuning
 from metier.road.workspace import Workspace
 
-__all__ = ["open_session", "run_road"]
+if TYPE_CHECKING:
+    from metier.ledger import BeforeLook
 
-REPORT_VERSION = 1
+__all__ = ["PAGE_NAME", "REPORT_NAME", "open_session", "run_road"]
+
+REPORT_VERSION = 2
+REPORT_NAME = "report.json"
+PAGE_NAME = "index.html"
 PACKAGES = ("metier", "torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "polars", "tokenizers")
 
 
@@ -55,8 +61,16 @@ def open_session(
         )
 
 
-def run_road(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Report:
+def run_road(
+    project_dir: Path,
+    config: ProjectConfig,
+    *,
+    watcher: Watcher | None = None,
+    draw_page: Callable[[Report], str] | None = None,
+) -> Report:
     """Go the whole road; stages that are finished and unchanged are not computed again.
+
+    `draw_page` turns the report into the page that is written beside it; both hashes go into the ledger.
 
     Raises:
         MetierError: see the stages; what was finished before stays finished.
@@ -66,23 +80,29 @@ def run_road(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | Non
         parts = cut_rows(session, ground)
         plan = make_plan(session, parts)
         require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        record_ground(session, ground)
+        sealed = seal_parts(session, ground, parts)
         tuning = Tuning(session, parts, plan)
         trials = fit_arms(session, parts, plan, tuning)
-        before = fix_before_look(session, trials, tuning.minutes)
-        looked = look_at_holdout(session, parts, trials, tuning)
+        before = fix_before_look(session, sealed, trials, tuning.minutes)
+        looked = look_at_holdout(session, parts, sealed, trials, tuning)
         session.progress.enter("report")
-        return _report(session, ground, parts, plan, tuning, _Found(trials, before, looked))
+        report_dir = _report(session, ground, parts, plan, tuning, _Found(sealed, trials, before, looked))
+        return _publish(session, report_dir, looked, draw_page)
 
 
+@dataclass(frozen=True, slots=True)
 class _Found:
-    """What arms and look gave, handed to the report."""
+    """What seal, arms and look gave, handed to the report."""
 
-    def __init__(self, trials: list[FittedTrial], before: Before, looked: Looked) -> None:
-        self.trials, self.before, self.looked = trials, before, looked
+    sealed: Sealed
+    trials: list[FittedTrial]
+    before: BeforeLook
+    looked: Looked
 
 
-def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: Tuning, found: _Found) -> Report:
-    """The report as a stage; a rerun of a finished project reads it instead of dating it anew."""
+def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: Tuning, found: _Found) -> Path:
+    """The report as a stage; a rerun of a finished project reads it instead of dating it anew. Returns its folder."""
     stages = {name: stage.hash for name, stage in session.stages.items()}
 
     def work(stage_dir: Path) -> None:
@@ -93,21 +113,43 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
                 "data": ground.report(parts.dataset_version, parts.purged),
                 "split": parts.report,
                 "model": model,
-                "provenance": {**_provenance(session, found.before), "split_id": parts.split_id, "stages": stages},
+                "provenance": {**_provenance(session, found), "stages": stages},
                 "costs": _costs(session, tuning),
                 "plan": plan_entries(plan, _measured(session, tuning)),
                 "dev_curve": tuning.dev_curve,
             },
         )  # fmt: skip
-        write_json(stage_dir / "report.json", report.as_json())
+        write_json(stage_dir / REPORT_NAME, report.as_json())
         write_bytes(stage_dir / SCORES_NAME, found.looked.scores_path.read_bytes())
 
-    stage = session.stage(
-        "report", version=REPORT_VERSION, inputs=stages, config={"price": asdict(session.config.price)}, work=work
+    return session.stage(
+        "report",
+        version=REPORT_VERSION,
+        inputs={**stages, "before_look": value_hash(found.before.facts)},
+        config={"price": asdict(session.config.price)},
+        work=work,
+    ).dir
+
+
+def _publish(session: Session, report_dir: Path, looked: Looked, draw_page: Callable[[Report], str] | None) -> Report:
+    """Record the hashes of report and page, then write both and the scores where people look for them."""
+    from metier.ledger import WrittenReport, record_report
+
+    report = report_from_json(read_json(report_dir / REPORT_NAME))
+    files = {name: (report_dir / name).read_bytes() for name in (SCORES_NAME, REPORT_NAME)}
+    if draw_page is not None:
+        files[PAGE_NAME] = draw_page(report).encode()
+    record_report(
+        session.ledger,
+        WrittenReport(
+            report_sha256=sha256_hex(files[REPORT_NAME]),
+            page_sha256=sha256_hex(files[PAGE_NAME]) if PAGE_NAME in files else None,
+            look_id=looked.look.look_id,
+        ),
     )
-    for name in (SCORES_NAME, "report.json"):
-        write_bytes(session.workspace.report_dir / name, (stage.dir / name).read_bytes())
-    return report_from_json(read_json(stage.dir / "report.json"))
+    for name, data in files.items():
+        write_bytes(session.workspace.report_dir / name, data)
+    return report
 
 
 def _measured(session: Session, tuning: Tuning) -> Measured:
@@ -129,7 +171,7 @@ def _costs(session: Session, tuning: Tuning) -> dict[str, float]:
     }
 
 
-def _provenance(session: Session, before: Before) -> dict[str, Any]:  # Any: JSON values
+def _provenance(session: Session, found: _Found) -> dict[str, Any]:  # Any: JSON values
     """What the numbers were made with."""
     return {
         "code": package_version("metier"),
@@ -141,6 +183,8 @@ def _provenance(session: Session, before: Before) -> dict[str, Any]:  # Any: JSO
         "seeds": {"project": session.config.project.seed},
         "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "ledger_head": session.ledger.head().hash,
-        "before_look": before.facts,
-        "margin": before.decision.margin,
+        "split_id": found.sealed.split_id,
+        "look_id": found.looked.look.look_id,
+        "before_look": dict(found.before.facts),
+        "before_look_at": found.before.at,
     }

@@ -93,8 +93,8 @@ def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list
     tuned = next(config for config in session.config.arm if config.kind == "tuned")
     instruction = instruction_text(tuned, session.wordings)
     tuning.run()  # a stage of its own: its time is not the arm's
-    recipe = TunedArm(arm_name(tuned), tuning.train, tuning.load, instruction, tuned.instruction or "none")
-    trials.append(_fit_arm(session, tuned, recipe, parts, plan))
+    recipe = TunedArm(arm_name(tuned), tuning.load, instruction, tuned.instruction or "none")
+    trials.append(_fit_arm(session, tuned, recipe, parts))
     ran = [trial for trial in trials if trial.arm is not None]
     if trials[-1].arm is None or len(ran) < 2:
         skipped = "; ".join(f"{trial.name}: {trial.skip_reason}" for trial in trials if trial.arm is None)
@@ -112,11 +112,11 @@ def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]
     for position, config in enumerate(configs):
         session.progress.enter("arms")
         session.progress.advance(position / len(configs))
-        trials.append(_fit_arm(session, config, _recipe(session, config, plan, golds), parts, plan))
+        trials.append(_fit_arm(session, config, _recipe(session, config, plan, golds), parts))
     return trials
 
 
-def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, plan: Plan) -> FittedTrial:
+def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts) -> FittedTrial:
     """One arm as a stage: fit or restore, then the dev replies."""
     name = arm_name(config)
     reason = recipe.needs(parts.train, parts.dev)
@@ -126,7 +126,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, pla
     fitted: list[FittedArm] = []
 
     def work(stage_dir: Path) -> None:
-        arm = recipe.fit(parts.train, parts.dev, minutes=plan.arm_minutes, seed=session.config.project.seed)
+        arm = recipe.fit(parts.train, parts.dev, seed=session.config.project.seed)
         fitted.append(arm)
         session.progress.enter("latency")
         dev = measure(session, arm, parts.dev)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Tuning"]
 
-TUNE_VERSION = 1
+TUNE_VERSION = 2
 RUN_NAME = "run"
 PROBE_ROWS = 8
 SAME_LOGPROB = 1e-5
@@ -34,7 +34,7 @@ SAME_LOGPROB = 1e-5
 
 
 class Tuning:
-    """One tuning run by the plan; `train` and `load` are what the tuned arm calls."""
+    """One tuning run by the plan; `load` is what the tuned arm calls."""
 
     def __init__(self, session: Session, parts: Parts, plan: Plan) -> None:
         self.session, self.parts, self.plan = session, parts, plan
@@ -77,6 +77,7 @@ class Tuning:
                 "num_tokens": result.num_tokens,
                 "seconds": result.seconds,
                 "lr": result.lr,
+                "step_tokens": result.step_tokens,
             }
             write_json(stage_dir / "facts.json", facts)
 
@@ -120,12 +121,8 @@ class Tuning:
         """Dev loss over the steps."""
         return tuple(self.facts["dev_curve"])
 
-    def train(self, train: Sequence[Row], dev: Sequence[Row], minutes: float, seed: int) -> Replier:  # noqa: ARG002  # the form of TunedArm.train_adapter; rows and seed are the plan's
-        """Tune, or find it done; returns base and adapter, ready to reply."""
-        return self.load()
-
     def load(self) -> Replier:
-        """Base and adapter, ready to reply.
+        """Base and adapter, ready to reply; tunes first unless that is done.
 
         Raises:
             ModelError: the template is not the one the adapter was tuned with, or the adapter changes nothing.
@@ -205,7 +202,12 @@ class Tuning:
             "dtype": session.dtype,
             "max_reply_tokens": self.facts["max_reply_tokens"],
             "method": session.config.tune.method,
-            "config": {**config, "lr": self.facts["lr"], "num_train_rows": self.plan.num_train_rows},
+            "config": {
+                **config,
+                "lr": self.facts["lr"],
+                "step_tokens": self.facts["step_tokens"],
+                "num_train_rows": self.plan.num_train_rows,
+            },
             "best_step": self.facts["best_step"],
             "state": "candidate",
         }

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metier.core.errors import ConfigError, DataError
+from metier.core.report import PriceEntry, QuestionReport
 from metier.core.settings import DecisionConfig, GuardConfig
+from metier.road.look import looks_report
 
 if TYPE_CHECKING:
-    from metier.assess import Decision, GuardScores, ScoreTable
-    from metier.core.stats import Interval
+    from metier.assess import CostRatio, Decision, GuardScores, RowsNeeded, ScoreTable
     from metier.evaluate import ScoreTable as ScoreFile
+    from metier.ledger import Ledger, Look, Question
 
-__all__ = ["decide_from_scores", "paired_table"]
+__all__ = ["decide_from_scores", "holdout_numbers", "judged", "paired_table"]
 
 
 def decide_from_scores(
@@ -24,13 +27,13 @@ def decide_from_scores(
     guards: Sequence[GuardConfig],
     *,
     alpha: float,
-    binary: bool,
     facts: Mapping[str, Any],  # Any: JSON values
+    other_questions: int,
 ) -> Decision:
     """The verdict over the scores of one look.
 
-    `facts` are what was fixed before the look: tuned (arm name), comparators, guard_reference, binary_checks and
-    cost_ratio (estimate, low, high; or None).
+    `decision` and `guards` are the frozen question's; `facts` are what was recorded before the look: tuned (arm name),
+    comparators, guard_reference, binary, binary_checks, margin and cost_ratio (low, high, of; or None).
 
     Raises:
         DataError: the table's arms are not the tuned arm and the frozen comparators.
@@ -38,11 +41,126 @@ def decide_from_scores(
     """
     from metier.assess import decide
 
-    paired = paired_table(table, facts["tuned"], facts["comparators"], binary=binary)
-    watched = [_guard(table, guard, facts, binary=binary) for guard in guards]
+    paired = paired_table(table, facts["tuned"], facts["comparators"], binary=facts["binary"])
+    watched = [_guard(table, guard, facts, binary=facts["binary"]) for guard in guards]
     return decide(
-        decision, paired, alpha_this_look=alpha, guards=watched, cost_ratio=_interval(facts.get("cost_ratio"))
+        replace(decision, margin=facts["margin"], value=None),
+        paired,
+        alpha_this_look=alpha,
+        guards=watched,
+        cost_ratio=_cost_ratio(facts["cost_ratio"]),
+        other_questions=other_questions,
     )
+
+
+def judged(
+    ledger: Ledger,
+    look: Look,
+    facts: Mapping[str, Any],  # Any: JSON values
+    table: ScoreFile,
+) -> dict[str, Any]:  # Any: parts of the report
+    """The fields of the report that follow from the ledger and the scores alone, by name.
+
+    `metier run` writes them, `metier verify` compares them. Settings are those of the frozen question, never those of
+    today's project file.
+
+    Raises:
+        StoreError: the question of the look is not on record.
+    """
+    from metier.ledger import find_question
+
+    frozen = find_question(ledger, look.question)
+    decision = DecisionConfig.from_mapping(frozen.body["decision"], where=f"question {frozen.hash[:12]}")
+    guards = [GuardConfig.from_mapping(each, where=f"question {frozen.hash[:12]}") for each in frozen.body["guard"]]
+    looks = looks_report(ledger, look, decision)
+    decided = decide_from_scores(
+        table, decision, guards, alpha=look.alpha, facts=facts, other_questions=looks.other_questions
+    )
+    return {
+        "question": _question(frozen, decision, facts, decided.margin),
+        "verdict": decided.verdict,
+        "comparisons": decided.comparisons,
+        "gain": decided.gain,
+        "guards": decided.guards,
+        "rows_needed": _rows_needed(decided),
+        "mde": decided.mde,
+        "looks": looks,
+    }
+
+
+def _question(
+    frozen: Question,
+    decision: DecisionConfig,
+    facts: Mapping[str, Any],  # Any: JSON values
+    margin: float,
+) -> QuestionReport:
+    """What was asked; `margin` is the bound the gain was held against."""
+    hangs_on_prices = decision.value is not None or decision.claim == "as_good_for_less"
+    return QuestionReport(
+        hash=frozen.hash,
+        metric=frozen.body["metric"]["name"],
+        unit=facts["unit"],
+        margin=margin,
+        plan_gain=decision.plan_gain if decision.plan_gain is not None else max(0.0, 2 * margin),
+        alpha=decision.alpha,
+        comparators=tuple(facts["comparators"]),
+        frozen_at=frozen.frozen_at,
+        prices=tuple(PriceEntry(**entry) for entry in facts["prices"]) if hangs_on_prices else (),
+    )
+
+
+def _rows_needed(decided: Decision) -> dict[str, Any]:  # Any: JSON values
+    """Hold-out rows to decide, over all rivals and against each, and train rows where a forecast names them."""
+
+    def shown(needed: RowsNeeded) -> dict[str, Any]:  # Any: JSON values
+        return {
+            "holdout": needed.to_collect,
+            "groups": needed.groups(needed.to_collect),
+            "versus": needed.versus,
+            "if_plan_gain": needed.plan_gain,
+            "if_estimate": needed.estimate,
+            "if_low": needed.low,
+            "if_high": needed.high,
+        }
+
+    found = shown(decided.rows_needed)
+    found["by_rival"] = {name: needed.to_collect for name, needed in decided.rows_needed_by_rival.items()}
+    if decided.train_rows_needed is not None:
+        found["train"] = decided.train_rows_needed
+    return found
+
+
+def holdout_numbers(table: ScoreFile, arm: str, *, binary: bool) -> dict[str, Any]:  # Any: JSON values
+    """What the report says of one arm on the hold-out: score with its interval, rows, tokens, mean of every check.
+
+    Scores leave the seal to three decimals.
+    """
+    scores, groups = table.scores_of(arm), table.groups()
+    values = list(scores.values())
+    low, high = score_interval(values, [groups[row_id] for row_id in scores], binary=binary)
+    places = [place for place, name in enumerate(table.arm) if name == arm]
+    return {
+        "score": round(float(np.mean(values)), 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
+        "num_rows": len(scores),
+        "tokens_in": float(np.mean([table.tokens_in[place] for place in places])),
+        "tokens_out": float(np.mean([table.tokens_out[place] for place in places])),
+        "checks": {
+            name: round(float(np.mean(list(table.scores_of(arm, check=name).values()))), 3) for name in table.checks
+        },
+    }
+
+
+def score_interval(scores: Sequence[float], groups: Sequence[str], *, binary: bool) -> tuple[float, float]:
+    """Two-sided 95 % interval of a mean score: Wilson for yes-no rows that stand alone, else CR2 t over groups."""
+    from metier.core.stats import grouped_mean, wilson
+
+    if binary and len(set(groups)) == len(groups):
+        bounds = wilson(round(sum(scores)), len(scores))
+        return bounds.low, bounds.high
+    mean = grouped_mean(np.asarray(scores, float), np.asarray(groups))
+    return max(0.0, mean.low(0.025)), min(1.0, mean.high(0.025))
 
 
 def paired_table(table: ScoreFile, tuned: str, comparators: Sequence[str], *, binary: bool) -> ScoreTable:
@@ -99,9 +217,9 @@ def _guard(table: ScoreFile, guard: GuardConfig, facts: Mapping[str, Any], *, bi
     )
 
 
-def _interval(values: Mapping[str, float] | None) -> Interval | None:
+def _cost_ratio(values: Mapping[str, Any] | None) -> CostRatio | None:
     if values is None:
         return None
-    from metier.core.stats import Interval
+    from metier.assess import CostRatio
 
-    return Interval(values["low"], values["high"])
+    return CostRatio(values["low"], values["high"], values["of"])

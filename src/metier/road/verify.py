@@ -6,26 +6,35 @@ alone cannot see that its end was cut off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metier.core.columns import rows_from_parquet
-from metier.core.errors import GateClosed, MetierError
+from metier.core.errors import GateClosed, MetierError, StoreError
+from metier.core.folders import read_json
 from metier.core.hashing import file_sha256
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report
 from metier.evaluate import ScoreTable
 from metier.road.look import SCORES_NAME, result_hash
-from metier.road.run import open_session
+from metier.road.run import PAGE_NAME, REPORT_NAME, open_session
 from metier.road.session import Session
-from metier.road.verdict import decide_from_scores
+from metier.road.verdict import holdout_numbers, judged
 from metier.split import verify_certificate
+
+if TYPE_CHECKING:
+    from metier.ledger import BeforeLook, Look
+    from metier.models import BaseModel
 
 __all__ = ["Verified", "verify_project"]
 
 TOLERANCE = 1e-9
+MAX_SHOWN_CHARACTERS = 120
+MAX_SHOWN = 8
+"""Fields named when a report differs; more would bury the first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +43,8 @@ class Verified:
 
     checked: tuple[str, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What is worth knowing and no problem."""
     head: str
     """Hash of the newest ledger event; note it outside to be able to say "complete"."""
 
@@ -43,6 +54,7 @@ class Verified:
             "consistent": not self.problems,
             "checked": list(self.checked),
             "problems": list(self.problems),
+            "notes": list(self.notes),
             "ledger_head": self.head,
         }
 
@@ -50,6 +62,7 @@ class Verified:
         """The result for a person."""
         lines = [f"checked: {', '.join(self.checked)}"]
         lines += [f"problem: {problem}" for problem in self.problems]
+        lines += [f"note: {note}" for note in self.notes]
         state = "consistent" if not self.problems else f"{len(self.problems)} problems"
         return "\n".join([*lines, f"{state}; ledger head {self.head}"])
 
@@ -64,7 +77,10 @@ class Verified:
 
 
 def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> Verified:
-    """Check everything again; the hold-out is read for the certificate, and nothing of it is shown."""
+    """Check everything again; the hold-out is read for the certificate, and nothing of it is shown.
+
+    What the project file says today does not matter: a report is checked under the question it answers.
+    """
     from metier.ledger import verify_chain, verify_objects
 
     with open_session(project_dir, config, what="metier verify") as session:
@@ -74,6 +90,7 @@ def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> 
             ],
             "objects": lambda: [str(p) for p in verify_objects(session.ledger, session.store)],
             "seal and certificate": lambda: _certificate_problems(session, report),
+            "report and page": lambda: _file_problems(session, report),
             "scores": lambda: _score_problems(session, report),
             "verdict": lambda: _verdict_problems(session, report),
             "model": lambda: _model_problems(session, report),
@@ -84,7 +101,22 @@ def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> 
                 problems += [f"{name}: {problem}" for problem in check()]
             except Exception as err:  # noqa: BLE001  # a check that cannot run is recorded as a problem, not an end
                 problems.append(f"{name}: {_sentence(err)}")
-        return Verified(checked=tuple(checks), problems=tuple(problems), head=session.ledger.head().hash)
+        return Verified(
+            checked=tuple(checks),
+            problems=tuple(problems),
+            notes=_notes(session, report),
+            head=session.ledger.head().hash,
+        )
+
+
+def _notes(session: Session, report: Report) -> tuple[str, ...]:
+    """Where the project file has moved on since the report."""
+    if session.question_hash == report.question.hash:
+        return ()
+    return (
+        "metier.toml asks another question now than the report answers; the report was checked under its own, "
+        f"{report.question.hash[:12]}.",
+    )
 
 
 def _sentence(err: Exception) -> str:
@@ -108,51 +140,144 @@ def _certificate_problems(session: Session, report: Report) -> list[str]:
     return verify_certificate({**parts, "holdout": holdout}, report.split.certificate)
 
 
+def _file_problems(session: Session, report: Report) -> list[str]:
+    """The bytes of report.json and of its page against the hashes the ledger holds; what differs is named."""
+    from metier.ledger import written_reports
+
+    folder, problems = session.workspace.report_dir, []
+    known = written_reports(session.ledger)
+    found = file_sha256(folder / REPORT_NAME)
+    mine = [written for written in known if written.report_sha256 == found]
+    if not mine:
+        problems.append(
+            f"{folder / REPORT_NAME}: SHA-256 {found[:12]} is that of none of the {len(known)} reports the ledger "
+            "knows; run again to write it anew."
+        )
+        problems += _edited_fields(session, report, {written.report_sha256 for written in known})
+    pages = {written.page_sha256 for written in mine or known}
+    if pages != {None} and file_sha256(folder / PAGE_NAME) not in pages:
+        problems.append(f"{folder / PAGE_NAME}: not the page that was written; run again to write it anew.")
+    return problems
+
+
+def _edited_fields(session: Session, report: Report, known: set[str]) -> list[str]:
+    """The fields in which a report differs from the untouched copy in its stage folder, where one is left."""
+    for path in (session.workspace.root / "stages" / "report").glob(f"*/{REPORT_NAME}"):
+        written = read_json(path)
+        if file_sha256(path) in known and written["provenance"]["look_id"] == report.provenance["look_id"]:
+            return _shown(list(differences(written, report.as_json())))
+    return []
+
+
+def differences(right: Any, told: Any, where: str = "") -> Iterator[str]:  # Any: JSON values, or dataclasses' values
+    """Every place where a report tells something else, as `arms[0].score is 0.9; expected 0.1`."""
+    if isinstance(right, Mapping) and isinstance(told, Mapping):
+        for name in [*right, *(name for name in told if name not in right)]:
+            yield from differences(right.get(name), told.get(name), f"{where}.{name}" if where else str(name))
+    elif isinstance(right, list | tuple) and isinstance(told, list | tuple) and len(right) == len(told):
+        for place, (mine, other) in enumerate(zip(right, told, strict=True)):
+            yield from differences(mine, other, f"{where}[{place}]")
+    elif isinstance(right, float) and isinstance(told, int | float):
+        if not abs(right - told) <= TOLERANCE:  # so that NaN differs
+            yield f"{where} is {_short(told)}; expected {_short(right)}."
+    elif right != told:
+        yield f"{where} is {_short(told)}; expected {_short(right)}."
+
+
+def _short(value: Any) -> str:  # Any: a JSON value
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]} (cut)"
+
+
+def _shown(found: list[str]) -> list[str]:
+    """The first differences, and how many more there are."""
+    more = [f"{len(found) - MAX_SHOWN} further fields differ."] if len(found) > MAX_SHOWN else []
+    return found[:MAX_SHOWN] + more
+
+
+def _look(session: Session, report: Report) -> tuple[Look, BeforeLook]:
+    """The look the report tells of, and what was recorded before it was opened.
+
+    Raises:
+        StoreError: one of them is not on record.
+    """
+    from metier.ledger import before_look, find_look
+
+    wanted = report.provenance["look_id"]
+    look, before = find_look(session.ledger, wanted), before_look(session.ledger, wanted)
+    if look is None or before is None:
+        what = "no look of that id" if look is None else "nothing that was fixed before it"
+        raise StoreError(f"look {wanted!r} of the report: the ledger holds {what}.")
+    return look, before
+
+
 def _score_problems(session: Session, report: Report) -> list[str]:
     """The bytes of scores.parquet against the report, and its scores against the look in the ledger."""
-    from metier.ledger import looks_of
-
     path = session.workspace.report_dir / SCORES_NAME
     problems = []
     if not path.exists():
         return [f"{path}: missing; expected the file whose hash the report holds."]
     if (found := file_sha256(path)) != report.files["scores_sha256"]:
         problems.append(f"{path}: SHA-256 {found[:12]}; the report holds {report.files['scores_sha256'][:12]}.")
-    results = [look.result_hash for look in looks_of(session.ledger, report.question.hash)]
-    if result_hash(ScoreTable.from_parquet(path.read_bytes())) not in results:
-        problems.append(f"{path}: its scores are not those any look found; the ledger knows {len(results)} looks.")
+    look, _ = _look(session, report)
+    if result_hash(ScoreTable.from_parquet(path.read_bytes())) != look.result_hash:
+        problems.append(f"{path}: its scores are not those look {look.look_id} found.")
     return problems
 
 
 def _verdict_problems(session: Session, report: Report) -> list[str]:
-    """The verdict decided again from scores.parquet."""
-    from dataclasses import replace
+    """What follows from ledger and scores, worked out again: verdict, bounds, guards, looks, arms, controls."""
+    from metier.ledger import findings_of, first_opened
 
-    table = ScoreTable.from_parquet((session.workspace.report_dir / SCORES_NAME).read_bytes())
-    decision = replace(session.config.decision, margin=report.provenance["margin"], value=None)
-    again = decide_from_scores(
-        table, decision, session.config.guard, alpha=report.looks.alpha_this, binary=session.grader.binary,
-        facts=report.provenance["before_look"],
-    )  # fmt: skip
+    look, before = _look(session, report)
+    opened = first_opened(session.ledger, look.look_id)
     problems = []
-    if session.question_hash != report.question.hash:
-        problems.append(
-            "metier.toml asks another question than the report answers; the verdict is checked under the new one."
-        )
-    if (again.verdict.outcome, again.verdict.reason) != (report.verdict.outcome, report.verdict.reason):
-        now, then = (f"{v.outcome} ({v.reason})" for v in (again.verdict, report.verdict))
+    if opened is None or before.seq > opened:
+        problems.append(f"look {look.look_id}: what it is judged by was recorded after it was opened.")
+    table = ScoreTable.from_parquet((session.workspace.report_dir / SCORES_NAME).read_bytes())
+    again = judged(session.ledger, look, before.facts, table)
+    verdict = again["verdict"]
+    if (verdict.outcome, verdict.reason) != (report.verdict.outcome, report.verdict.reason):
+        now, then = (f"{v.outcome} ({v.reason})" for v in (verdict, report.verdict))
         problems.append(f"decided again: {now}; the report says {then}.")
-    for mine, told in zip(again.comparisons, report.comparisons, strict=True):
-        if max(abs(mine.low - told.low), abs(mine.high - told.high), abs(mine.estimate - told.estimate)) > TOLERANCE:
-            problems.append(f"gain over {mine.versus}: {mine.estimate:.4f}, the report says {told.estimate:.4f}.")
-    return problems
+    if (ran := [arm.name for arm in report.arms if arm.status == "ran"]) != list(table.arms):
+        problems.append(f"arms that ran are {', '.join(ran)}; scored were {', '.join(table.arms)}.")
+    told = report.as_json()
+    expected = {name: _plain(value) for name, value in again.items()}
+    expected["controls"] = findings_of(session.ledger, look.look_id)["controls"]
+    expected["provenance"] = {**told["provenance"], "before_look": before.facts, "before_look_at": before.at,
+                              "split_id": look.split_id}  # fmt: skip
+    expected["arms"] = [
+        {**arm, **holdout_numbers(table, arm["name"], binary=before.facts["binary"])}
+        if arm["name"] in table.arms
+        else arm
+        for arm in told["arms"]
+    ]
+    return problems + _shown(list(differences(expected, {name: told[name] for name in expected})))
+
+
+def _plain(value: Any) -> Any:  # Any: a part of the report, or JSON values
+    """A part of the report as JSON values."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, Mapping | float) else asdict(value)
+
+
+def _base_of(session: Session, report: Report) -> BaseModel:
+    """The base the report names, also where the project file names another one now."""
+    from metier.models import resolve
+
+    if session.base.base_sha256 == report.model["base_sha256"] or session.base.name == report.model["base"]:
+        return session.base
+    return resolve(report.model["base"], project_dir=session.project_dir)
 
 
 def _model_problems(session: Session, report: Report) -> list[str]:
     """Base, template, tokenizer and adapter against the identity in report and ledger."""
     from metier.ledger import find_model
 
-    model, base = report.model, session.base
+    model, base = report.model, _base_of(session, report)
     problems = []
     for name, found in (
         ("base_sha256", base.base_sha256),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from metier.core.errors import DataError
+from metier.core.errors import DataError, counted
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row
 from metier.core.similarity import conversation_text, fold, max_between, prompt_key
@@ -117,10 +117,11 @@ def broken_promises(facts: Mapping[str, Any]) -> list[str]:  # Any: a certificat
             f"split: two parts hold rows of similarity {facts['max_similarity']}; expected below {facts['near_dup']}."
         )
     if facts["exact"]:
-        problems.append(f"split: {facts['exact']} prompts stand in two parts; expected 0.")
+        problems.append(f"split: {counted(facts['exact'], 'prompt')} in two parts; expected 0.")
     if facts["mode"] != "later" and facts["shared_groups"]:
         problems.append(
-            f"split: {facts['shared_groups']} groups have rows in two parts; expected 0 in {facts['mode']!r}."
+            f"split: {counted(facts['shared_groups'], 'group')} with rows in two parts; "
+            f"expected 0 in {facts['mode']!r}."
         )
     if facts["mode"] != "new_groups":
         newest_train, oldest_holdout = facts["newest_train"], facts["oldest_holdout"]

@@ -12,11 +12,11 @@ from datetime import datetime
 
 import numpy as np
 
-from metier.core.errors import DataError
+from metier.core.errors import DataError, counted
 from metier.core.rows import Row
 from metier.core.seeds import derived_seed
 
-__all__ = ["Chosen", "by_time", "group_key", "group_of", "newest", "newest_groups", "whole_groups"]
+__all__ = ["Chosen", "by_time", "enough_groups", "group_key", "group_of", "newest", "newest_groups", "whole_groups"]
 
 Chosen = tuple[list[Row], list[Row]]
 _EXAMPLES = 5
@@ -73,7 +73,7 @@ def newest(rows: Sequence[Row], wanted: int, *, seed: int, what: str) -> Chosen:
         DataError: too few rows, a row without a time, or times that do not tell the parts apart.
     """
     ordered = by_time(rows, seed, "later")
-    _need(len(ordered) > wanted, what, wanted, f"{len(ordered)} rows are left")
+    _need(len(ordered) > wanted, what, wanted, _left(len(ordered)))
     chosen, rest = ordered[:wanted], ordered[wanted:]
     if time_of(chosen[0]) == time_of(rest[0]):
         raise DataError(
@@ -97,7 +97,7 @@ def whole_groups(
         DataError: too few rows or groups, or groups so large that the part would be twice as large as wanted.
     """
     units = list(_groups(rows, key).values())
-    _need(len(rows) > wanted, what, wanted, f"{len(rows)} rows in {len(units)} groups are left")
+    _need(len(rows) > wanted, what, wanted, _left(len(rows), len(units)))
     rng = np.random.default_rng(derived_seed(seed, "groups", what))
     units = [units[i] for i in rng.permutation(len(units))]
     taken = [False] * len(units)
@@ -116,9 +116,9 @@ def whole_groups(
     chosen = [row for unit, is_taken in zip(units, taken, strict=True) if is_taken for row in unit]
     rest = [row for unit, is_taken in zip(units, taken, strict=True) if not is_taken for row in unit]
     largest = max(len(unit) for unit in units)
-    counts = f"{len(rows)} rows in {len(units)} groups are left, the largest of {largest} rows"
+    counts = f"{_left(len(rows), len(units))}, the largest of {counted(largest, 'row')}"
     _need(len(chosen) >= wanted and bool(rest), what, wanted, counts)
-    _enough_groups(sum(taken), min_groups, len(units), what)
+    enough_groups(sum(taken), min_groups, len(units), what)
     return chosen, rest
 
 
@@ -145,10 +145,16 @@ def newest_groups(rows: Sequence[Row], wanted: int, *, key: str, seed: int, what
         chosen, num_groups = chosen + unit, num_groups + 1
     picked = {row.origin_id for row in chosen}
     rest = [row for row in ordered if row.origin_id not in picked]
-    counts = f"{len(rows)} rows in {len(units)} groups are left, and the newest groups hold {len(chosen)}"
+    counts = f"{_left(len(rows), len(units))}, and the newest groups hold {len(chosen)}"
     _need(wanted <= len(chosen) <= 2 * wanted and bool(rest), what, wanted, counts)
-    _enough_groups(num_groups, min_groups, len(units), what)
+    enough_groups(num_groups, min_groups, len(units), what)
     return chosen, rest
+
+
+def _left(num_rows: int, num_groups: int = 0) -> str:
+    """How many rows, in how many groups, there are to cut from."""
+    within = f" in {counted(num_groups, 'group')}" if num_groups else ""
+    return f"{counted(num_rows, 'row')}{within} {'is' if num_rows == 1 else 'are'} left"
 
 
 def _need(holds: bool, what: str, wanted: int, counts: str) -> None:
@@ -159,11 +165,16 @@ def _need(holds: bool, what: str, wanted: int, counts: str) -> None:
         )
 
 
-def _enough_groups(num: int, min_groups: int, of: int, what: str) -> None:
+def enough_groups(num: int, min_groups: int, of: int, what: str) -> None:
+    """Refuse a part of too few groups to stand for groups nobody has seen.
+
+    Raises:
+        DataError: fewer than `min_groups` of the `of` groups are in it.
+    """
     if num < min_groups:
         raise DataError(
-            f"{what}: {num} groups of {of}; expected at least {min_groups} to claim anything about new groups. "
-            "Raise holdout_rows, collect more groups, or lower [split] min_holdout_groups and say so."
+            f"{what}: {counted(num, 'group')} of {of}; expected at least {min_groups} to claim anything about new "
+            "groups. Raise holdout_rows, collect more groups, or lower [split] min_holdout_groups and say so."
         )
 
 

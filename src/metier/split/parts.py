@@ -17,13 +17,23 @@ from posixpath import normpath
 
 import numpy as np
 
-from metier.core.errors import DataError
+from metier.core.errors import DataError, counted
 from metier.core.report import SplitReport
-from metier.core.rows import Row
+from metier.core.rows import Row, TargetKind
 from metier.core.seeds import derived_seed
 from metier.core.settings import SplitConfig
 from metier.split.certificate import Certificate, assert_disjoint, broken_promises, certify
-from metier.split.cut import Chosen, by_time, group_key, newest, newest_groups, time_of, whole_groups
+from metier.split.cut import (
+    Chosen,
+    by_time,
+    enough_groups,
+    group_key,
+    group_of,
+    newest,
+    newest_groups,
+    time_of,
+    whole_groups,
+)
 from metier.split.purge import Purged, purge_groups, purge_near
 
 __all__ = ["SplitResult", "from_files", "split_report", "split_rows"]
@@ -57,6 +67,7 @@ def split_rows(rows: Sequence[Row], config: SplitConfig, *, seed: int, near_dup:
     """
     _check_origins(rows)
     holdout, rest, purged = _cut_holdout(rows, config, seed)
+    _check_labels(holdout, rest, config)
     rest, close = _purge(rest, holdout, config, near_dup, "near_holdout")
     rest, late = _purge_late(rest, holdout, config)
     dev, train = _cut(rest, config.dev_rows, config, seed, "dev", key=group_key(rows))
@@ -87,8 +98,8 @@ def _check_origins(rows: Sequence[Row]) -> None:
     if twice:
         row = next(row for row in rows if row.origin_id == twice[0])
         raise DataError(
-            f"{row.meta.source}:{row.meta.source_row}: {len(twice)} records stand twice among the rows to split; "
-            "expected each once. Clean the rows before splitting."
+            f"{row.meta.source}:{row.meta.source_row}: {counted(len(twice), 'record')} more than once among the rows "
+            "to split; expected each once. Clean the rows before splitting."
         )
 
 
@@ -121,7 +132,34 @@ def _cut_holdout(rows: Sequence[Row], config: SplitConfig, seed: int) -> tuple[l
     unused = [Purged(row, "holdout_unused", "") for row in given if row.origin_id not in picked]
     if config.generalise_to != "new_groups":
         by_time(rows, seed, config.generalise_to)
+    if config.generalise_to != "later" and key:
+        num_groups, of = (len({group_of(row, key) for row in part}) for part in (holdout, given))
+        enough_groups(num_groups, config.min_holdout_groups, of, "hold-out")
     return holdout, rest, unused
+
+
+def _check_labels(holdout: Sequence[Row], rest: Sequence[Row], config: SplitConfig) -> None:
+    """Refuse a hold-out that knows one label where the rows know several: it cannot tell right from always the same.
+
+    Raises:
+        DataError: it does, as in a file sorted by label, whose newest rows are of the last one.
+    """
+    labels, others = (
+        {row.target.label or "" for row in part if row.target.kind is TargetKind.LABEL} for part in (holdout, rest)
+    )
+    if len(labels) != 1 or others <= labels:
+        return
+    do = {
+        "new_groups": "Set [split] stratify = 'label', or raise holdout_rows.",
+        "later": "Is the file sorted by label? Use generalise_to = 'new_groups', which draws at random, or raise "
+        "holdout_rows.",
+    }.get(config.generalise_to, "Raise [split] holdout_rows, or use generalise_to = 'new_groups'.")
+    if config.holdout_files:
+        do = "Name [split] holdout_files with rows of every label."
+    raise DataError(
+        f"hold-out: all {len(holdout)} rows have the label {min(labels)!r}, the {len(rest)} others have "
+        f"{counted(len(others), 'label')}; expected more than one label. {do}"
+    )
 
 
 def _cut(rows: Sequence[Row], wanted: int, config: SplitConfig, seed: int, what: str, *, key: str) -> Chosen:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from metier.core.errors import DataError
@@ -22,7 +22,7 @@ from metier.engine.head import CHUNK
 from metier.engine.loop import MICRO_TOKENS, MIN_WORKER_TOKENS, trainer_of
 from metier.engine.peft_files import linear_widths
 from metier.engine.weights import LlamaShape
-from metier.tune.schedule import DEFAULT_PASSES
+from metier.tune.schedule import DEFAULT_PASSES, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.render import RenderedRow
@@ -75,6 +75,7 @@ def estimate(
     depth = min(config.depth or shape.num_layers, shape.num_layers)
     measured = step_cost(shape, speed.depth, speed.trained_ratio)
     passes = config.passes or DEFAULT_PASSES
+    config = replace(config, step_tokens=step_tokens_of(config, round(passes * num_tokens)))
     train_s = passes * num_tokens / speed.train_tokens_per_s
     train_s *= step_cost(shape, depth, speed.trained_ratio) / measured
     num_steps = max(1, round(passes * num_tokens / config.step_tokens))
@@ -134,10 +135,13 @@ def measure_speed(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfi
     kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
     if not kept:
         raise DataError(f"measure_speed: 0 of {len(rows)} rows have at most {config.max_row_tokens} tokens.")
+    step_tokens = step_tokens_of(
+        config, round((config.passes or DEFAULT_PASSES) * sum(len(row.tokens) for row in kept))
+    )
     normal: list[RenderedRow] = []
     num_tokens = 0
     for row in kept:
-        if normal and num_tokens + len(row.tokens) > config.step_tokens:
+        if normal and num_tokens + len(row.tokens) > step_tokens:
             break
         normal.append(row)
         num_tokens += len(row.tokens)

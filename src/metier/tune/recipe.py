@@ -39,7 +39,7 @@ from metier.engine import (
     save_state,
 )
 from metier.tune.metrics import Metrics
-from metier.tune.schedule import DEFAULT_PASSES, default_lr, eval_steps, lr_at, run_steps
+from metier.tune.schedule import DEFAULT_PASSES, default_lr, eval_steps, lr_at, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
@@ -49,7 +49,7 @@ __all__ = ["Progress", "TuneResult", "tune"]
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
 
@@ -77,6 +77,7 @@ class TuneResult:
     dev_curve: tuple[tuple[int, float], ...]
     """(step, dev loss in nats a trained token); step 0 is the base."""
     lr: float
+    step_tokens: int
     num_rows: int
     num_dropped: int
     """Rows longer than `max_row_tokens`, listed in dropped.jsonl."""
@@ -111,10 +112,10 @@ def tune(
     """
     kept = _within_limit(train, config, part="train")
     kept_dev = _within_limit(dev, config, part="dev")
+    lengths = [len(row.tokens) for row in kept]
     config = replace(config, passes=config.passes or DEFAULT_PASSES)
-    steps = run_steps(
-        [len(row.tokens) for row in kept], passes=config.passes, step_tokens=config.step_tokens, seed=seed
-    )
+    config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
+    steps = run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
     handle = _load(base, config, seed=seed, threads=threads)
     try:
         peak = config.lr or default_lr(handle.shape.width, method=config.method, num_steps=len(steps))
@@ -292,6 +293,7 @@ class _Run:
             num_steps=len(self.steps),
             dev_curve=tuple(self.dev_curve),
             lr=self.config.lr,
+            step_tokens=self.config.step_tokens,
             num_rows=len(self.train),
             num_dropped=num_dropped,
             num_tokens=self.num_tokens,

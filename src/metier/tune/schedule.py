@@ -6,12 +6,17 @@ import math
 from collections.abc import Sequence
 
 from metier.core.seeds import generator
+from metier.core.settings import TuneConfig
 from metier.engine import plan_steps
 
-__all__ = ["DEFAULT_PASSES", "default_lr", "eval_steps", "lr_at", "run_steps"]
+__all__ = ["DEFAULT_PASSES", "default_lr", "eval_steps", "lr_at", "run_steps", "step_tokens_of"]
 
 DEFAULT_PASSES = 2.0
 """Passes over the rows where neither the settings nor the plan say."""
+WANTED_STEPS = 400
+"""Steps a run is cut into: adapters learn by steps, and 2,048 tokens a step left small runs with a dozen of them."""
+STEP_TOKENS_RANGE = (512, 2048)
+"""Below, products get too narrow to be fast on two cores (docs/tune.md); above, adapters gain nothing from more."""
 MIN_LR_RATIO = 0.1
 """Share of the peak at which the cosine ends; a few hundred steps still learn from the last rows."""
 
@@ -29,6 +34,12 @@ def default_lr(width: int, *, method: str, num_steps: int) -> float:
     if method == "full":
         return full
     return full * (15 if num_steps < 100 else 10)
+
+
+def step_tokens_of(config: TuneConfig, num_tokens: int) -> int:
+    """Tokens of one step of a run that sees `num_tokens` over all passes: the setting, else what gives 400 steps."""
+    low, high = STEP_TOKENS_RANGE
+    return config.step_tokens or min(high, max(low, round(num_tokens / WANTED_STEPS)))
 
 
 def lr_at(step: int, *, num_steps: int, peak: float, warmup_ratio: float) -> float:

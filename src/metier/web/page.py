@@ -8,10 +8,15 @@ The page computes nothing: every number stands in `report.json`, with its unit, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metier.core.folders import write_bytes
 from metier.core.report import ArmReport, Outcome, Report
+from metier.web import numbers, sentences
+from metier.web.sentences import DROP_REASONS, SKIP_REASONS
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 __all__ = ["render_report", "write_report"]
 
@@ -27,17 +32,51 @@ _MARKS = {"tuned": "\u25a0"}
 _KINDS = {
     "prompt": "base model, prompted with the full guidelines",
     "few_shot": "base model, guidelines and fixed examples",
-    "retrieval": "base model, guidelines and the nearest examples",
+    "retrieval": "base model, guidelines and nearest examples",
     "small": "small task model, no language model",
     "tuned": "base model with the tuned adapter",
 }
+_SHOWN_REASONS = 3
+# A reply may hold control characters, which HTML forbids; they show as the sign for "not a character".
+_CONTROL = {code: "\ufffd" for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
 
 
 def render_report(report: Report) -> str:
     """The page as HTML text."""
+    headline, glyph = _HEADLINES[report.verdict.outcome]
+    page = _environment().get_template("report.html").render(
+        report=report,
+        headline=headline,
+        glyph=glyph,
+        next_step=sentences.next_step(report),
+        next_is_estimated=report.verdict.outcome in (Outcome.NEED_TRAIN_ROWS, Outcome.NEED_HOLDOUT_ROWS),
+        levels=sentences.gain_levels(report),
+        currency=report.prices[0].currency,
+        price_kind="dated" if report.prices[0].date else "assumed",
+        priced_by="tokens" if any(price.item.startswith("million_tokens") for price in report.prices) else "time",
+        arms=arm_lines(report),
+        arm_level=next((f"{100 * arm.level:g}" for arm in report.arms if arm.score is not None), ""),
+        ticks=[0, 25, 50, 75, 100],
+        tuned=next((arm for arm in report.arms if arm.kind == "tuned"), None),
+        rival=next((arm for arm in report.arms if arm.name == report.gain.versus), None),
+        dropped=dropped_lines(report),
+        num_shown=_SHOWN_REASONS,
+        looks_sentence=sentences.looks_sentence(report.looks),
+        base_label=sentences.base_label(report),
+        rows_needed=sentences.rows_needed_lines(report),
+        cross_checks=sentences.cross_check_lines(report),
+        curve=dev_curve(report),
+        kinds=_KINDS,
+        skip_reasons=SKIP_REASONS,
+        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+    )  # fmt: skip
+    return page.translate(_CONTROL)
+
+
+def _environment() -> Environment:
+    """Templates that escape every value and raise on an undefined name: a page never shows an empty hole."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    # Undefined names raise: a page must never show an empty hole where a number belongs.
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -45,51 +84,26 @@ def render_report(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(pct=percent, signed=signed_points, num=number, money=money)
-    headline, glyph = _HEADLINES[report.verdict.outcome]
-    return environment.get_template("report.html").render(
-        report=report,
-        headline=headline,
-        glyph=glyph,
-        next_step=next_step(report),
-        arms=arm_lines(report),
-        ticks=[0, 25, 50, 75, 100],
-        tuned=next((arm for arm in report.arms if arm.kind == "tuned"), None),
-        rival=next((arm for arm in report.arms if arm.name == report.gain.versus), None),
-        dropped=dropped_lines(report),
-        curve=dev_curve(report),
-        kinds=_KINDS,
-        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+    environment.filters.update(
+        pct=numbers.percent,
+        points=numbers.points,
+        signed=numbers.signed_points,
+        num=numbers.number,
+        money=numbers.money,
+        duration=numbers.duration,
+        level=numbers.confidence,
+        facts=sentences.fact_lines,
+        setting=sentences.setting_words,
+        method=sentences.method_words,
+        quantity=sentences.quantity_words,
     )
+    return environment
 
 
 def write_report(report: Report, path: Path) -> Path:
     """Write the page atomically; returns its path."""
     write_bytes(path, render_report(report).encode())
     return path
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A 0-1 score as a person reads it; a missing one as a dash."""
-    return "\u2013" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def signed_points(value: float) -> str:
-    """A difference of 0-1 scores in points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "\u2212") + " points"
-
-
-def number(value: float | None, digits: int = 1) -> str:
-    """A number with thousands separated."""
-    return "\u2013" if value is None else f"{value:,.{digits}f}"
-
-
-def money(value: float | None, currency: str) -> str:
-    """An amount with enough digits to be told from zero."""
-    if value is None:
-        return "\u2013"
-    digits = 2 if value == 0 or abs(value) >= 0.1 else 4
-    return f"{currency} {value:,.{digits}f}"
 
 
 def arm_lines(report: Report) -> list[dict[str, Any]]:
@@ -113,52 +127,17 @@ def _line(arm: ArmReport) -> dict[str, Any]:
     }
 
 
-_REASONS = {
-    "exact_duplicate": "the same text as another row",
-    "near_duplicate": "nearly the same text as another row",
-    "near_holdout": "nearly the same text as a hold-out or dev row",
-    "expired": "past its expiry date",
-    "stale_policy": "follows a retired policy",
-    "retired_policy": "follows a retired policy",
-    "stale": "out of date: expired, or under a retired policy",
-    "too_few_words": "reply too short",
-    "empty_reply": "reply empty",
-    "too_many_words": "reply too long",
-    "gold_fails_grader": "its own reply breaks the conventions",
-    "private_data": "holds private data",
-    "no_consent": "no consent",
-    "too_long": "longer than the model may read",
-}
-
-
 def dropped_lines(report: Report) -> list[dict[str, Any]]:
     """Reasons with counts, most frequent first."""
     items = sorted(report.data.quarantined.items(), key=lambda item: -item[1])
     lines = [
-        {"reason": reason, "text": _REASONS.get(reason, reason.replace("_", " ")), "n": n} for reason, n in items if n
+        {"reason": reason, "text": DROP_REASONS.get(reason, reason.replace("_", " ")), "n": n}
+        for reason, n in items
+        if n
     ]
     if report.data.failed:
         lines.append({"reason": "failed", "text": "not readable as a row", "n": report.data.failed})
     return lines
-
-
-def next_step(report: Report) -> str:
-    """What to do next, in one sentence."""
-    outcome, reason = report.verdict.outcome, report.verdict.reason
-    rows = report.rows_needed.get("holdout")
-    if outcome is Outcome.WORTH_IT:
-        return "Serve the adapter: it is the release candidate; keep collecting rows, so that drift can be seen."
-    if outcome is Outcome.NEED_HOLDOUT_ROWS:
-        if isinstance(rows, int):
-            return f"Collect hold-out rows until there are about {rows:,}, then run again: the question is asked anew."
-        return "No number of hold-out rows you could collect decides this; choose a smaller margin or drop the project."
-    if outcome is Outcome.NEED_TRAIN_ROWS:
-        return "Collect more training rows: the forecast says they can bring the gain above your margin."
-    if reason.startswith("guard:"):
-        return (
-            f"Do not serve this adapter: {reason.partition(':')[2]} got worse. Mend the rows behind it, then run again."
-        )
-    return f"Use {report.gain.versus} instead, or change what is asked: tuning does not gain enough over it here."
 
 
 def dev_curve(report: Report) -> dict[str, Any] | None:

@@ -1,0 +1,236 @@
+"""Every setting changes something observable: a walk over all of them, none left out.
+
+Each field of each settings class stands in one of two tables. `SHOWN`: two values and a look at what they change,
+computed here without a model. `PROVEN`: the test that shows the change in a run; that it exists is asserted here, what
+it asserts is its own claim. A new setting fails `test_the_tables_hold_every_setting_once` until it has a place.
+"""
+
+from __future__ import annotations
+
+import ast
+import types
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pytest
+
+from metier.assess import resolved_question
+from metier.core.config import Settings
+from metier.core.project_file import ProjectConfig
+from metier.core.settings import (
+    ArmConfig,
+    BaseConfig,
+    BudgetConfig,
+    CleanConfig,
+    ConventionConfig,
+    DataConfig,
+    DecisionConfig,
+    GuardConfig,
+    MetricConfig,
+    PriceConfig,
+    ProjectTable,
+    SplitConfig,
+    TuneConfig,
+    ValueConfig,
+)
+from metier.models.sources import find_source
+from metier.road.trials import arm_name
+from metier.tune.schedule import lr_at, step_tokens_of
+from tests.core.looks import (
+    BASE,
+    COMMIT,
+    COSTS,
+    LATER,
+    SPLIT,
+    VALUE,
+    Shown,
+    clean,
+    convention,
+    curated,
+    data,
+    decision,
+    guard,
+    instruction,
+    ladder,
+    look_of,
+    metas,
+    metric_name,
+    mode,
+    money,
+    outcome,
+    parts,
+    pass_mark,
+    price,
+    split,
+    texts,
+    tuned,
+    value,
+    wordings,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+FOUR_GROUPS = replace(SPLIT, max_purge=0.5)
+
+SHOWN: dict[tuple[type[Settings], str], Shown] = {
+    (ProjectTable, "seed"): Shown(0, 1, lambda seed, _: parts(FOUR_GROUPS, seed=seed)),
+    (ProjectTable, "guidelines"): Shown(("one.md",), ("two.md",), wordings),
+    (BaseConfig, "name"): Shown("tiny", "smollm2-135m-instruct", lambda name, _: find_source(name).text),
+    (BaseConfig, "revision"): Shown(
+        COMMIT, "main", lambda revision, _: outcome(lambda: find_source("hub:a/b", revision=revision).text)
+    ),
+    (DataConfig, "files"): Shown(("a.jsonl",), ("b.jsonl",), data("files", metas("source"))),
+    (DataConfig, "format"): Shown("auto", "openai_chat", data("format", texts)),
+    (DataConfig, "columns"): Shown(BASE.columns, {"prompt": "ask", "reply": "other"}, data("columns", texts)),
+    (DataConfig, "subject"): Shown((), ("who",), data("subject", texts)),
+    (DataConfig, "groups"): Shown((), ("customer",), data("groups", metas("groups"))),
+    (DataConfig, "time"): Shown("", "day", data("time", metas("collected_at"))),
+    (DataConfig, "expires"): Shown("", "until", data("expires", lambda result: result.reasons)),
+    (DataConfig, "attributes"): Shown((), ("region",), data("attributes", metas("attributes"))),
+    (DataConfig, "policy"): Shown("", "version", data("policy", metas("policy_version"))),
+    (DataConfig, "retired_policies"): Shown(
+        (), ("v1",), data("retired_policies", lambda result: result.reasons, policy="version")
+    ),
+    (DataConfig, "licence"): Shown("", "MIT", data("licence", metas("licence"))),
+    (DataConfig, "consent_default"): Shown("unknown", "denied", data("consent_default", texts)),
+    (CleanConfig, "near_dup"): Shown(1.0, 0.3, clean("near_dup")),
+    (CleanConfig, "private"): Shown("replace", "keep", clean("private")),
+    (CleanConfig, "max_drop_per_class"): Shown(
+        0.5, 0.05, lambda share, folder: curated(folder, clean=CleanConfig(max_drop_per_class=share), expires="until")
+    ),
+    (CleanConfig, "min_reply_words"): Shown(1, 9, clean("min_reply_words")),
+    (CleanConfig, "max_reply_words"): Shown(1000, 11, clean("max_reply_words")),
+    (SplitConfig, "generalise_to"): Shown("later", "new_groups", mode),
+    (SplitConfig, "holdout_rows"): Shown(20, 30, split("holdout_rows", FOUR_GROUPS)),
+    (SplitConfig, "dev_rows"): Shown(10, 20, split("dev_rows", FOUR_GROUPS)),
+    (SplitConfig, "max_purge"): Shown(0.5, 0.0, split("max_purge", LATER)),
+    (SplitConfig, "min_holdout_groups"): Shown(3, 30, split("min_holdout_groups", FOUR_GROUPS)),
+    (SplitConfig, "holdout_files"): Shown((), ("test.jsonl",), split("holdout_files", FOUR_GROUPS)),
+    (SplitConfig, "stratify"): Shown("", "region", split("stratify", FOUR_GROUPS)),
+    (MetricConfig, "name"): Shown("mean", "all_pass", metric_name),
+    (MetricConfig, "pass_mark"): Shown(0.5, 0.6, pass_mark),
+    (ConventionConfig, "name"): Shown("number", "ticket", convention("name")),
+    (ConventionConfig, "check"): Shown("starts_with", "ends_with", convention("check", args={"any": ["Hello"]})),
+    (ConventionConfig, "args"): Shown({"from_prompt": r"T-\d+"}, {"all": ["you"]}, convention("args")),
+    (ConventionConfig, "weight"): Shown(1.0, 3.0, convention("weight")),
+    (ConventionConfig, "row_specific"): Shown(True, False, convention("row_specific", prompt="no number")),
+    (ArmConfig, "kind"): Shown("few_shot", "tuned", lambda kind, _: instruction(ArmConfig(kind=kind))),
+    (ArmConfig, "name"): Shown("", "mine", lambda name, _: arm_name(ArmConfig(kind="prompt", name=name))),
+    (ArmConfig, "instruction"): Shown(
+        "full", "short", lambda text, _: instruction(ArmConfig(kind="tuned", instruction=text))
+    ),
+    (TuneConfig, "method"): Shown("lora", "full", tuned("method", lambda config: config.method)),
+    (TuneConfig, "depth"): Shown(0, 3, tuned("depth", ladder)),
+    (TuneConfig, "passes"): Shown(0.0, 1.0, tuned("passes", ladder)),
+    (TuneConfig, "step_tokens"): Shown(0, 600, tuned("step_tokens", lambda config: step_tokens_of(config, 10**5))),
+    (TuneConfig, "warmup_ratio"): Shown(
+        0.06, 0.5, tuned("warmup_ratio", lambda c: lr_at(9, num_steps=50, peak=1.0, warmup_ratio=c.warmup_ratio))
+    ),
+    (DecisionConfig, "margin"): Shown(0.05, 0.2, decision("margin", lambda found: found.verdict)),
+    (DecisionConfig, "value"): Shown(
+        VALUE, None,
+        lambda new, _: resolved_question(DecisionConfig(value=new, margin=None if new else 0.05), COSTS).margin,
+    ),
+    (DecisionConfig, "claim"): Shown("better", "as_good_for_less", decision("claim", lambda found: found.margin)),
+    (DecisionConfig, "limit"): Shown(
+        0.01, 0.1, decision("limit", lambda found: found.margin, claim="as_good_for_less", margin=0.0)
+    ),
+    (DecisionConfig, "alpha"): Shown(0.05, 0.01, look_of("alpha")),
+    (DecisionConfig, "plan_gain"): Shown(0.2, 0.3, decision("plan_gain", lambda found: found.rows_needed)),
+    (DecisionConfig, "max_looks"): Shown(3, 1, look_of("max_looks")),
+    (DecisionConfig, "max_holdout_rows"): Shown(
+        2000, 10, decision("max_holdout_rows", lambda found: found.rows_needed, margin=0.09)
+    ),
+    (ValueConfig, "worth"): Shown(0.5, 5.0, value("worth")),
+    (ValueConfig, "requests_per_month"): Shown(1000.0, 50.0, value("requests_per_month")),
+    (ValueConfig, "horizon_months"): Shown(12.0, 1.0, value("horizon_months")),
+    (GuardConfig, "name"): Shown("polite", "kind", guard("name")),
+    (GuardConfig, "limit"): Shown(0.0, 0.5, guard("limit")),
+    (GuardConfig, "required"): Shown(True, False, guard("required")),
+    (PriceConfig, "currency"): Shown("USD", "GBP", price("currency")),
+    (PriceConfig, "machine_hour"): Shown(0.1, 1.0, price("machine_hour")),
+    (PriceConfig, "token_in"): Shown(0.0, 1.0, price("token_in")),
+    (PriceConfig, "token_out"): Shown(0.0, 1.0, price("token_out")),
+    (PriceConfig, "date"): Shown("", "2026-11-23", price("date")),
+    (PriceConfig, "source"): Shown("assumed", "a price list", price("source")),
+    (BudgetConfig, "money"): Shown(0.0, 0.1, money),
+}  # fmt: skip
+
+RUN, TUNE = "tests/road/test_settings_reach_the_run.py", "tests/tune/test_settings.py"
+PROVEN: dict[tuple[type[Settings], str], str] = {
+    (ProjectTable, "name"): f"{RUN}::test_the_report_carries_the_name_of_the_project",
+    (ArmConfig, "k"): f"{RUN}::test_an_arm_tries_the_numbers_of_examples_it_was_given",
+    **{
+        (TuneConfig, name): f"{TUNE}::test_another_value_is_another_run"
+        for name in ("rank", "alpha", "lr", "max_row_tokens", "weight_decay", "max_grad_norm", "evals", "product_dtype")
+    },
+    (GuardConfig, "on"): "tests/road/test_kinds_of_project.py::test_a_guard_on_a_slice_watches_its_rows_alone",
+    (BudgetConfig, "minutes"): "tests/road/test_evidence.py::test_a_run_that_is_refused_by_its_budget_freezes_nothing",
+    (BudgetConfig, "memory_gib"): f"{RUN}::test_a_run_that_needs_more_memory_than_its_budget_is_refused",
+}
+
+
+def settings_in(hint: Any) -> set[type[Settings]]:
+    """The settings classes an annotation names, through tuples, mappings and unions."""
+    if isinstance(hint, type) and get_origin(hint) is None:
+        return {hint} if issubclass(hint, Settings) else set()
+    if get_origin(hint) in (Union, types.UnionType, tuple, Mapping):
+        return set().union(*(settings_in(item) for item in get_args(hint)))
+    return set()
+
+
+def every_setting() -> set[tuple[type[Settings], str]]:
+    """(class, field) of everything a project file can hold: walked from `ProjectConfig`, tables themselves left out."""
+    left, seen = [ProjectConfig], set()
+    found = set()
+    while left:
+        cls = left.pop()
+        if cls in seen:
+            continue
+        seen.add(cls)
+        for name, hint in get_type_hints(cls).items():
+            left += settings_in(hint)
+            if cls is not ProjectConfig:
+                found.add((cls, name))
+    return found
+
+
+def test_the_tables_hold_every_setting_once() -> None:
+    names = {(cls, f.name) for cls, _ in every_setting() for f in fields(cls)}
+    assert names == every_setting()
+    assert {*SHOWN, *PROVEN} == names
+    assert not SHOWN.keys() & PROVEN.keys()
+
+
+@pytest.mark.parametrize("setting", SHOWN, ids=lambda setting: f"{setting[0].__name__}.{setting[1]}")
+def test_another_value_changes_what_is_seen_and_the_same_value_does_not(
+    setting: tuple[type[Settings], str], tmp_path: Path
+) -> None:
+    shown = SHOWN[setting]
+    first = shown.look(shown.one, tmp_path)
+    assert shown.look(shown.one, tmp_path) == first
+    assert shown.look(shown.other, tmp_path) != first
+
+
+def test_every_setting_is_read_by_the_code_that_is_run() -> None:
+    # What a look shows is worth nothing where no room reads the setting: `[price] label_minute` was such a one.
+    read = set()
+    for path in (ROOT / "src" / "metier").rglob("*.py"):
+        if path.name != "settings.py":
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert {name for _, name in every_setting()} - read == set()
+
+
+def functions_of(path: Path) -> set[str]:
+    """Names of the test functions of a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("setting", PROVEN, ids=lambda setting: f"{setting[0].__name__}.{setting[1]}")
+def test_the_test_that_proves_a_setting_exists_and_speaks_of_it(setting: tuple[type[Settings], str]) -> None:
+    file, name = PROVEN[setting].split("::")
+    assert name in functions_of(ROOT / file)
+    assert setting[1] in (ROOT / file).read_text(encoding="utf-8")

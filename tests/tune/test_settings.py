@@ -1,0 +1,68 @@
+"""Every setting of `[tune]` changes the run: other weights, another dev curve, other rows, or a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metier.core.errors import ConfigError
+from metier.core.settings import TuneConfig
+from metier.tune import tune
+from tests.engine.builders import pattern_rows, tiny_base
+from tests.tune.test_recipe import files_of
+
+CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.0, step_tokens=128, evals=2, product_dtype="fp32", lr=0.02)
+OTHER: dict[str, Any] = {
+    "depth": 1,
+    "rank": 2,
+    "alpha": 4.0,
+    "lr": 0.01,
+    "passes": 2.0,
+    "max_row_tokens": 30,
+    "step_tokens": 256,
+    "warmup_ratio": 0.5,
+    "weight_decay": 0.3,
+    "max_grad_norm": 0.01,
+    "evals": 1,
+    "product_dtype": "bf16",
+}
+REFUSED = {"method": "full"}
+TRAIN, DEV = pattern_rows(12, seed=1), pattern_rows(4, seed=2)
+
+
+@pytest.fixture(scope="module")
+def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def first(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return run(base_dir, tmp_path_factory.mktemp("first") / "tune", CONFIG)
+
+
+def run(base_dir: Path, out_dir: Path, config: TuneConfig) -> dict[str, object]:
+    tune(TRAIN, DEV, config, base=base_dir, out_dir=out_dir, seed=0, threads=1)
+    return {**files_of(out_dir), "dropped": (out_dir / "dropped.jsonl").read_text()}
+
+
+def test_the_table_holds_every_setting() -> None:
+    assert {*OTHER, *REFUSED} == {f.name for f in fields(TuneConfig)}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_value_is_another_run(name: str, base_dir: Path, first: dict[str, object], tmp_path: Path) -> None:
+    other = run(base_dir, tmp_path / "tune", replace(CONFIG, **{name: OTHER[name]}))
+    assert other != first
+
+
+def test_the_same_values_are_the_same_run(base_dir: Path, first: dict[str, object], tmp_path: Path) -> None:
+    assert run(base_dir, tmp_path / "tune", CONFIG) == first
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_value_without_effect_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {REFUSED[name]!r}"):
+        replace(CONFIG, **{name: REFUSED[name]})  # type: ignore[arg-type]  # a name from the table
