@@ -76,6 +76,15 @@ def test_restored_it_is_the_same_arm(replier, kind: str) -> None:
     assert fit(recipe).describe() == arm.describe()  # the same seed chooses the same
 
 
+@pytest.mark.parametrize("carries", ["full", "short", "none"])
+@pytest.mark.parametrize("kind", ["few_shot", "retrieval"])
+def test_an_arm_of_examples_tells_which_instruction_it_carries(replier, kind: str, carries: str) -> None:
+    recipe = replace(recipes(replier)[kind], carries=carries)
+    arm = fit(recipe)
+    assert arm.describe()["carries"] == carries
+    assert recipe.restore(TRAIN, arm.describe()).describe() == arm.describe()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gold_of_the_rows_asked_is_never_looked_at(replier, kind: str) -> None:
     arm = fit(recipes(replier)[kind])

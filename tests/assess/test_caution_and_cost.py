@@ -8,12 +8,25 @@ from tests.assess.test_decide import GOOD, answer, table
 
 
 def test_the_sentence_says_whether_the_tuning_is_in_the_cost() -> None:
-    question = DecisionConfig(margin=0.05, claim="as_good_for_less", limit=0.02)
-    shared = CostRatio(0.2, 0.4, "a request with its share of the tuning (500 requests a month for 12 months)")
+    question = DecisionConfig(claim="as_good_for_less", limit=0.02)
+    of = "a request with its share of the tuning (500 requests a month for 12 months)"
+    shared = CostRatio(0.2, 0.4, "few_shot", of)
     assert answer(table(20, 20, 3000), question, cost_ratio=shared).verdict.sentence.endswith(
         ", and a request with its share of the tuning (500 requests a month for 12 months) costs at most 0.40 times as "
-        "much."
+        "much as few_shot."
     )
+
+
+def test_the_cost_names_the_rival_it_was_held_against_and_not_the_strongest_on_the_hold_out() -> None:
+    question = DecisionConfig(claim="as_good_for_less", limit=0.02)
+    for low, high, said in (
+        (0.2, 0.4, "a request costs at most 0.40 times as much as prompt."),
+        (0.8, 1.1, "a request is not known to cost less than prompt (0.80 to 1.10 times); a changed question"),
+        (1.2, 1.5, "a request costs at least 1.20 times as much as prompt."),
+    ):
+        found = answer(table(20, 20, 3000), question, cost_ratio=CostRatio(low, high, "prompt"))
+        assert found.gain.versus == "few_shot"
+        assert said in found.verdict.sentence
 
 
 def test_other_questions_of_the_same_rows_change_no_outcome_and_are_told() -> None:

@@ -301,22 +301,23 @@ def test_a_guard_without_rows_is_an_error_not_no_harm() -> None:
 
 
 def test_as_good_for_less_needs_both_no_loss_and_a_lower_cost() -> None:
-    question = DecisionConfig(margin=0.05, claim="as_good_for_less", limit=0.02)
+    question = DecisionConfig(claim="as_good_for_less", limit=0.02)
     same = table(20, 20, 3000)
-    cheap, open_cost, dear = CostRatio(0.2, 0.4), CostRatio(0.8, 1.1), CostRatio(1.2, 1.5)
+    cheap, open_cost, dear = (CostRatio(*ends, "few_shot") for ends in ((0.2, 0.4), (0.8, 1.1), (1.2, 1.5)))
     worth = answer(same, question, cost_ratio=cheap)
     assert (worth.verdict.outcome, worth.verdict.reason, worth.margin) == (Outcome.WORTH_IT, "as_good_for_less", -0.02)
     assert worth.verdict.sentence.endswith(
-        "a loss of at most 2.0 points was accepted, and a request costs at most 0.40 times as much."
+        "a loss of at most 2.0 points was accepted, and a request costs at most 0.40 times as much as few_shot."
     )
     unproven = answer(same, question, cost_ratio=open_cost).verdict
     assert (unproven.outcome, unproven.reason) == (Outcome.NEED_HOLDOUT_ROWS, "cost_unproven")
     assert unproven.sentence.endswith(
-        "a request is not yet known to cost less (0.80 to 1.10 times); time more requests."
+        "a request is not known to cost less than few_shot (0.80 to 1.10 times); a changed question with token prices "
+        "or a larger volume may show it."
     )
     too_dear = answer(same, question, cost_ratio=dear).verdict
     assert (too_dear.outcome, too_dear.reason) == (Outcome.NOT_WORTH_IT, "not_cheaper")
-    assert too_dear.sentence.endswith("but a request costs at least 1.20 times as much as the rival.")
+    assert too_dear.sentence.endswith("but a request costs at least 1.20 times as much as few_shot.")
     worse = answer(table(10, 90, 1000), question, cost_ratio=cheap).verdict
     assert (worse.outcome, worse.reason) == (Outcome.NOT_WORTH_IT, "no_curve")
     small = answer(table(10, 10, 100), question, cost_ratio=cheap)
@@ -328,7 +329,7 @@ def test_as_good_for_less_needs_both_no_loss_and_a_lower_cost() -> None:
 
 
 def test_cost_is_ignored_under_the_claim_better() -> None:
-    assert answer(GOOD, cost_ratio=CostRatio(3, 4)).verdict.outcome is Outcome.WORTH_IT
+    assert answer(GOOD, cost_ratio=CostRatio(3, 4, "few_shot")).verdict.outcome is Outcome.WORTH_IT
 
 
 def test_a_smaller_error_rate_for_this_look_widens_every_bound() -> None:

@@ -8,6 +8,8 @@ from metier.assess import (
     TuningCosts,
     break_even_requests,
     fixed_per_request,
+    gain_bound,
+    planned_gain,
     resolved_question,
     value_margin,
     wanted_trials,
@@ -37,7 +39,7 @@ def test_a_question_with_a_margin_is_left_as_it_is() -> None:
     assert resolved_question(question, COSTS) is question
 
 
-def test_a_gain_that_cannot_be_is_refused_before_anything_is_spent() -> None:
+def test_a_gain_that_cannot_be_is_refused() -> None:
     with pytest.raises(
         ConfigError, match="the gain that pays for tuning is 2.00, and a score cannot rise by more than 1."
     ):
@@ -86,4 +88,12 @@ def test_the_tuning_is_spread_over_the_declared_requests() -> None:
 def test_as_good_for_less_takes_the_volume_from_the_value_and_no_margin() -> None:
     value = ValueConfig(worth=0.5, requests_per_month=1, horizon_months=1)  # a margin of 240: no gain would pay
     question = resolved_question(DecisionConfig(value=value, claim="as_good_for_less", limit=0.05), COSTS)
-    assert (question.margin, question.value, question.limit) == (0.0, None, 0.05)
+    assert (question.margin, question.value, question.limit) == (None, None, 0.05)
+
+
+def test_a_gain_is_held_against_the_margin_or_the_accepted_loss_and_planned_for_accordingly() -> None:
+    better = DecisionConfig(margin=0.04)
+    assert (gain_bound(better), planned_gain(better)) == (0.04, 0.08)
+    assert planned_gain(DecisionConfig(margin=0.04, plan_gain=0.1)) == 0.1
+    for_less = DecisionConfig(claim="as_good_for_less", limit=0.03)
+    assert (gain_bound(for_less), planned_gain(for_less)) == (-0.03, 0.0)

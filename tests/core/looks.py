@@ -219,11 +219,16 @@ def decided(question: DecisionConfig, guard: GuardConfig | None = None) -> Decis
     guards = [] if guard is None else [
         GuardScores.of(guard, tuned=tuned, reference=rival, groups=list(groups), binary=True)
     ]  # fmt: skip
-    return decide(question, table, alpha_this_look=0.05, guards=guards, cost_ratio=CostRatio(0.5, 0.7))
+    return decide(question, table, alpha_this_look=0.05, guards=guards, cost_ratio=CostRatio(0.5, 0.7, "prompt"))
 
 
 def decision(name: str, look: Callable[[Decision], object], **beside: object) -> Callable[[Any, Path], object]:
     return lambda value, _folder: look(decided(replace(QUESTION, **beside, **{name: value})))
+
+
+def claimed(claim: Any, _folder: Path) -> object:
+    """The bound the gain is held against; a margin goes with one of the claims only."""
+    return decided(DecisionConfig(claim=claim, margin=0.05 if claim == "better" else None)).margin
 
 
 def look_of(name: str) -> Callable[[Any, Path], object]:

@@ -252,6 +252,7 @@ def test_a_plain_name_is_taken(what: str, name: str) -> None:
         (lambda: ArmConfig(kind="small", instruction="full"), "an arm of kind 'small' carries no instruction; drop"),
         (lambda: DataConfig(files=("a",), retired_policies=("v1",)), "retired_policies is ['v1'], but no column says"),
         (lambda: DecisionConfig(margin=0.1, limit=0.05), "limit is 0.05, but claim = 'better' accepts no loss; drop"),
+        (lambda: DecisionConfig(margin=0.0, claim="as_good_for_less"), "margin is 0.0, but claim = 'as_good_for_less' asks for no gain"),
         (lambda: SplitConfig(min_holdout_groups=5), "min_holdout_groups is 5, but generalise_to = 'later' claims nothing"),
     ],
 )  # fmt: skip
@@ -268,7 +269,8 @@ def test_a_setting_that_cannot_take_effect_beside_another_is_refused(make: objec
         lambda: ArmConfig(kind="retrieval", k=(1,), instruction="none"),
         lambda: ArmConfig(kind="tuned", instruction="full"),
         lambda: DataConfig(files=("a",), policy="version", retired_policies=("v1",)),
-        lambda: DecisionConfig(margin=0.1, limit=0.05, claim="as_good_for_less"),
+        lambda: DecisionConfig(limit=0.05, claim="as_good_for_less"),
+        lambda: DecisionConfig(value=ValueConfig(worth=1, requests_per_month=9), claim="as_good_for_less"),
         lambda: SplitConfig(min_holdout_groups=5, generalise_to="new_groups"),
     ],
 )

@@ -8,11 +8,9 @@ it asserts is its own claim. A new setting fails `test_the_tables_hold_every_set
 from __future__ import annotations
 
 import ast
-import types
-from collections.abc import Mapping
+import re
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -46,6 +44,7 @@ from tests.core.looks import (
     SPLIT,
     VALUE,
     Shown,
+    claimed,
     clean,
     convention,
     curated,
@@ -69,6 +68,7 @@ from tests.core.looks import (
     value,
     wordings,
 )
+from tests.core.settings_read import TABLES, settings_read
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUR_GROUPS = replace(SPLIT, max_purge=0.5)
@@ -132,9 +132,9 @@ SHOWN: dict[tuple[type[Settings], str], Shown] = {
         VALUE, None,
         lambda new, _: resolved_question(DecisionConfig(value=new, margin=None if new else 0.05), COSTS).margin,
     ),
-    (DecisionConfig, "claim"): Shown("better", "as_good_for_less", decision("claim", lambda found: found.margin)),
+    (DecisionConfig, "claim"): Shown("better", "as_good_for_less", claimed),
     (DecisionConfig, "limit"): Shown(
-        0.01, 0.1, decision("limit", lambda found: found.margin, claim="as_good_for_less", margin=0.0)
+        0.01, 0.1, decision("limit", lambda found: found.margin, claim="as_good_for_less", margin=None)
     ),
     (DecisionConfig, "alpha"): Shown(0.05, 0.01, look_of("alpha")),
     (DecisionConfig, "plan_gain"): Shown(0.2, 0.3, decision("plan_gain", lambda found: found.rows_needed)),
@@ -171,29 +171,9 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
 }
 
 
-def settings_in(hint: Any) -> set[type[Settings]]:
-    """The settings classes an annotation names, through tuples, mappings and unions."""
-    if isinstance(hint, type) and get_origin(hint) is None:
-        return {hint} if issubclass(hint, Settings) else set()
-    if get_origin(hint) in (Union, types.UnionType, tuple, Mapping):
-        return set().union(*(settings_in(item) for item in get_args(hint)))
-    return set()
-
-
 def every_setting() -> set[tuple[type[Settings], str]]:
-    """(class, field) of everything a project file can hold: walked from `ProjectConfig`, tables themselves left out."""
-    left, seen = [ProjectConfig], set()
-    found = set()
-    while left:
-        cls = left.pop()
-        if cls in seen:
-            continue
-        seen.add(cls)
-        for name, hint in get_type_hints(cls).items():
-            left += settings_in(hint)
-            if cls is not ProjectConfig:
-                found.add((cls, name))
-    return found
+    """(class, field) of everything a project file can hold, the tables themselves left out."""
+    return {(cls, name) for cls, held in TABLES.items() if cls is not ProjectConfig for name in held}
 
 
 def test_the_tables_hold_every_setting_once() -> None:
@@ -215,22 +195,60 @@ def test_another_value_changes_what_is_seen_and_the_same_value_does_not(
 
 def test_every_setting_is_read_by_the_code_that_is_run() -> None:
     # What a look shows is worth nothing where no room reads the setting: `[price] label_minute` was such a one.
-    read = set()
-    for path in (ROOT / "src" / "metier").rglob("*.py"):
-        if path.name != "settings.py":
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert {name for _, name in every_setting()} - read == set()
+    # `core` only checks them when they are built; a migration's `config` is not ours.
+    paths = [path for path in (ROOT / "src" / "metier").rglob("*.py") if path.parent.name not in ("core", "migrations")]
+    read = settings_read({str(path): path.read_text(encoding="utf-8") for path in paths})
+    assert every_setting() - read == set()
 
 
-def functions_of(path: Path) -> set[str]:
-    """Names of the test functions of a file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+@pytest.mark.parametrize(
+    ("body", "is_read"),
+    [
+        ("def f(config: TuneConfig): return config.lr", True),
+        ("def f(session): return session.config.tune.lr", True),
+        ("def f(session):\n    tune = session.config.tune\n    return replace(tune, rank=1).lr", True),
+        (
+            "class A:\n    def __init__(self, config: TuneConfig): self.held = config\n    def f(self): self.held.lr",
+            True,
+        ),
+        ("def f(config: TuneConfig | None, other): return other.lr", False),
+        ("def f(config: TuneConfig, other): return config.rank, other.lr", False),
+        ("def f(session): return session.lr, session.tune.plan.lr", False),
+        ("def f(config: PriceConfig): return config.lr", False),
+    ],
+)
+def test_a_setting_is_read_where_its_table_is_known_and_not_where_a_name_is_alike(body: str, is_read: bool) -> None:
+    session = "class Session:\n    config: ProjectConfig\n"
+    assert ((TuneConfig, "lr") in settings_read({"session.py": session, "f.py": body})) == is_read
+
+
+def said_by(path: Path, name: str) -> str:
+    """The source of a test function and of the constants of its file that it names, in turn."""
+    text = path.read_text(encoding="utf-8")
+    source: dict[str, str] = {}
+    for node in ast.parse(text).body:
+        parts = [*node.decorator_list, node] if isinstance(node, ast.FunctionDef) else [node]
+        names = [node.name] if isinstance(node, ast.FunctionDef) else [ast.unparse(each) for each in targets_of(node)]
+        source |= dict.fromkeys(names, "\n".join(ast.get_source_segment(text, part) or "" for part in parts))
+    said = source[name]
+    for _ in range(3):
+        said = "\n".join([source[name], *(source[each] for each in source if each.isupper() and in_words(each, said))])
+    return said
+
+
+def targets_of(node: ast.stmt) -> list[ast.expr]:
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) else []
+
+
+def in_words(name: str, text: str) -> bool:
+    return re.search(rf"\b{name}\b", text) is not None
 
 
 @pytest.mark.parametrize("setting", PROVEN, ids=lambda setting: f"{setting[0].__name__}.{setting[1]}")
 def test_the_test_that_proves_a_setting_exists_and_speaks_of_it(setting: tuple[type[Settings], str]) -> None:
-    file, name = PROVEN[setting].split("::")
-    assert name in functions_of(ROOT / file)
-    assert setting[1] in (ROOT / file).read_text(encoding="utf-8")
+    (cls, field), (file, name) = setting, PROVEN[setting].split("::")
+    table = next(table for table, kinds in TABLES[ProjectConfig].items() if cls in kinds)
+    forms = (rf"\b{table}\.{field}\b", rf"\b{field} = ", rf'"{field}": ')
+    assert any(re.search(form, said_by(ROOT / file, name)) for form in forms), f"{name} does not speak of {field}"

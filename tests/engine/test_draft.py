@@ -1,4 +1,4 @@
-"""Guesses save steps and never change a reply."""
+"""Guesses save steps and, in fp32, never change a reply."""
 
 from __future__ import annotations
 

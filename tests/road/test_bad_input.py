@@ -310,7 +310,7 @@ def test_without_a_price_list_prices_are_told_as_assumed(finished_project: Path)
 
 def test_lower_cost_cannot_be_claimed_where_nothing_costs_anything(tmp_path: Path) -> None:
     free = edited("[budget]", "[price]\nmachine_hour = 0.0\n\n[budget]")
-    free = free.replace("margin = 0.1\nplan_gain = 0.3", 'margin = 0.0\nclaim = "as_good_for_less"')
+    free = free.replace("margin = 0.1\nplan_gain = 0.3", 'claim = "as_good_for_less"')
     project = write_project(tmp_path / "p", text=free)
     ran = metier("run", "-C", project)
     assert ran.code == 2

@@ -35,6 +35,16 @@ def test_going_back_to_the_first_tuning_shows_its_report_and_costs_no_look(lean:
     assert events_of(lean) == events
 
 
+def test_a_renamed_project_is_told_by_its_new_name_and_costs_no_look(lean: Path) -> None:
+    change(lean, 'name = "small"', 'name = "orders"')
+    ran = metier("run", "-C", lean, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["project"] == "orders"
+    assert "orders" in (lean / ".metier/report/index.html").read_text(encoding="utf-8")
+    assert events_of(lean).count("look_opened") == 1
+    assert metier("verify", "-C", lean).code == 0
+
+
 def test_another_decision_is_a_new_question_with_its_own_error_rate(lean: Path) -> None:
     first = metier("report", "-C", lean, "--json").json["question"]["hash"]
     change(lean, "margin = 0.1\nplan_gain = 0.3", "margin = 0.2\nplan_gain = 0.3")

@@ -18,7 +18,7 @@ MARGIN = "margin = 0.1\nplan_gain = 0.3"
 GUARD = LEAN[LEAN.index("[[guard]]") : LEAN.index("[budget]")]
 VALUE = "\n[decision.value]\nworth = 0.001\nrequests_per_month = 50000.0\n\n"
 BY_VALUE = LEAN.replace(MARGIN, "").replace(GUARD, VALUE + GUARD) + "\n[price]\nmachine_hour = 0.5\n"
-FOR_LESS = LEAN.replace(MARGIN, 'margin = 0.0\nclaim = "as_good_for_less"\nlimit = 0.99')
+FOR_LESS = LEAN.replace(MARGIN, 'claim = "as_good_for_less"\nlimit = 0.99')
 FOR_LESS = FOR_LESS.replace('kind = "small"', 'kind = "few_shot"\nk = [1]') + "\n[price]\ntoken_in = 5.0\n"
 
 
@@ -156,6 +156,25 @@ def record_as_written(project: Path) -> None:
         record_report(ledger, WrittenReport(report_sha256=file_sha256(path), page_sha256=page, look_id=look_id))
 
 
+def test_a_missing_page_hides_no_edited_field(lean: Path) -> None:
+    (lean / ".metier/report/index.html").unlink()
+    found = problems_after(lean, rows_read)
+    assert EDITS[rows_read] in found
+    assert "index.html: missing; expected the page that was written" in found
+
+
+def test_of_several_copies_of_a_look_the_one_that_differs_least_names_the_edit(lean: Path) -> None:
+    ran = metier("run", "-C", lean, "--set", "price.machine_hour=7.0", "--set", "project.name=renamed", "--json")
+    assert ran.code == 0, ran.err
+    assert len(list((lean / ".metier/stages/report").glob("*/report.json"))) == 2
+    for name in ("renamed", "small"):
+        if name == "small":
+            assert metier("run", "-C", lean).code == 0
+        assert report_of(lean)["project"] == name
+        found = problems_after(lean, rows_read).splitlines()
+        assert [line for line in found if "expected" in line] == [f"report and page: {EDITS[rows_read]}"], name
+
+
 @pytest.mark.parametrize("edit", DERIVED)
 def test_a_report_that_is_edited_everywhere_is_found_by_working_it_out_again(
     lean: Path, edit: Callable[[dict[str, Any]], None]
@@ -207,7 +226,9 @@ def test_an_edited_page_and_a_missing_one_are_found_and_written_anew(lean: Path)
         f"report and page: {page}: not the page that was written; run again to write it anew."
     ]
     page.unlink()
-    assert metier("verify", "-C", lean).code == 3
+    ran = metier("verify", "-C", lean, "--json")
+    assert (ran.code, len(ran.json["problems"])) == (3, 1)
+    assert ran.json["problems"][0].endswith("missing; expected the page that was written; run again to write it anew.")
     assert metier("run", "-C", lean).code == 0
     assert page.read_bytes() == written
     assert metier("verify", "-C", lean).code == 0
@@ -261,12 +282,20 @@ def test_the_tuning_is_in_the_cost_where_the_volume_is_declared() -> None:
     costs = TuningCosts(one_off=60.0, upkeep_per_month=0.0, request_before=2.0, request_after=1.0)
     value = ValueConfig(worth=1.0, requests_per_month=10, horizon_months=12)  # 60 / 120 = .5 a request
     after, before = [1.0, 1.0, 1.0], [2.0, 2.0, 2.0]
-    shared = _cost_ratio(DecisionConfig(value=value, claim="as_good_for_less"), costs, after, before)
-    alone = _cost_ratio(DecisionConfig(margin=0.0, claim="as_good_for_less"), costs, after, before)
+    shared = _cost_ratio(DecisionConfig(value=value, claim="as_good_for_less"), costs, after, before, alpha=0.05)
+    alone = _cost_ratio(DecisionConfig(claim="as_good_for_less"), costs, after, before, alpha=0.05)
     assert shared is not None and alone is not None
     assert (shared["estimate"], alone["estimate"]) == (0.75, 0.5)
     assert shared["of"] == "a request with its share of the tuning (10 requests a month for 12 months)"
     assert alone["of"] == "a request"
+
+
+def test_the_bound_of_the_cost_spends_what_its_look_was_granted(lean: Path) -> None:
+    first = report_of(lean)
+    second = metier("run", "-C", lean, "--set", "tune.lr=0.004", "--json").json
+    for report, granted in ((first, 0.05 / 3), (second, 0.05 / 4)):
+        assert report["looks"]["alpha_this"] == pytest.approx(granted)
+        assert report["provenance"]["before_look"]["cost_ratio"]["alpha"] == pytest.approx(granted)
 
 
 def test_that_no_number_of_rows_decides_is_told_in_one_way(fresh: Path) -> None:

@@ -8,15 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metier.core.folders import read_json
 from tests.road.comparing import comparable, scores
 from tests.road.killing import killed, run_for, run_until
 from tests.road.running import copy_of, events_of, metier
+
+
+def tuning_s(project: Path, name: str) -> float:
+    """Seconds of the tuning stage, by one of its files."""
+    (path,) = (project / ".metier/stages/tune").glob(f"*/{name}")
+    return float(read_json(path)["seconds"])
 
 
 def assert_same_end(project: Path, untouched: Path) -> None:
     """The rerun finishes, and everything but times is equal."""
     again = metier("run", "-C", project, "--json")
     assert again.code == 0, again.err
+    assert tuning_s(project, "done.json") >= tuning_s(project, "facts.json"), "both over all attempts"
+    assert again.json["costs"]["run_minutes"] >= again.json["costs"]["tune_minutes"]
     assert comparable(again.json) == comparable(metier("report", "-C", untouched, "--json").json)
     assert scores(project) == scores(untouched)
     found = metier("verify", "-C", project, "--json")
@@ -32,11 +41,12 @@ def assert_same_end(project: Path, untouched: Path) -> None:
         ("metier.road.look", "score_arm", 2, False),
         ("metier.tune.recipe", "save_state", 2, True),
         ("metier.tune.recipe", "export_adapter", 2, True),
+        ("metier.road.tuning", "write_json", 1, False),
         ("metier.road.cut", "rows_to_parquet", 3, True),
         ("metier.ledger.looks", "finish_look", 1, False),
         ("metier.road.run", "build_report", 1, False),
     ],
-    ids=["decode", "hold-out", "checkpoint", "adapter", "seal", "look", "report"],
+    ids=["decode", "hold-out", "checkpoint", "adapter", "tuned", "seal", "look", "report"],
 )
 def test_a_run_killed_at_a_weak_place_ends_as_if_it_were_not(
     fresh: Path, lean_project: Path, cache_dir: Path, module: str, name: str, call: int, within: bool

@@ -27,7 +27,7 @@ def test_a_worth_of_a_reply_gives_the_margin_that_pays_for_the_tuning(tmp_path: 
 
 
 def test_as_good_for_less_is_refused_to_a_model_that_is_worse(tmp_path: Path) -> None:
-    text = LEAN.replace(MARGIN, 'margin = 0.0\nclaim = "as_good_for_less"\nlimit = 0.05')
+    text = LEAN.replace(MARGIN, 'claim = "as_good_for_less"\nlimit = 0.05')
     project = write_project(tmp_path / "p", text=text)
     ran = metier("run", "-C", project, "--json")
     assert ran.code == 0, ran.err

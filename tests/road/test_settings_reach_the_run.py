@@ -15,7 +15,8 @@ def test_an_arm_tries_the_numbers_of_examples_it_was_given(finished_project: Pat
 
 
 def test_the_report_carries_the_name_of_the_project(finished_project: Path) -> None:
-    assert metier("report", "-C", finished_project, "--json").json["project"] == "small"
+    said = metier("report", "-C", finished_project, "--json").json["project"]
+    assert said == "small", "the project file says name = 'small'"
 
 
 def test_more_adapted_layers_than_the_base_has_are_refused(fresh: Path) -> None:

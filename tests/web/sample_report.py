@@ -104,7 +104,7 @@ def sample_report(outcome: Outcome = Outcome.WORTH_IT) -> Report:
               PlanEntry(quantity="peak_memory_gib", predicted=2.4, low=1.9, high=2.9, actual=2.2)),
         prices=(PriceEntry(item="machine_hour", amount=0.1, currency="USD", date="", source="assumed"),),
         model={"id": "m1", "base_sha256": "ef" * 32, "method": "lora", "config": {"depth": 20, "masked": True}},
-        provenance={"code": "0.1.0", "finished": "2026-11-23 05:12 UTC", "threads": 2, "before_look": {"comparators": list(ARMS[:-1]), "cost_ratio": None, "prices": [{"item": "machine_hour", "amount": 0.1}]}},
+        provenance={"code": "0.1.0", "finished": "2026-11-23 05:12 UTC", "threads": 2, "before_look": {"comparators": list(ARMS[:-1]), "cost_ratio": None, "guard_reference": "few_shot", "prices": [{"item": "machine_hour", "amount": 0.1}]}},
         files={"scores": "scores.parquet", "scores_sha256": "12" * 32},
         costs={"run_minutes": 9.1, "tune_minutes": 3.9, "run_cost": 0.0152, "tune_cost": 0.0065},
         cross_checks=tuple(cross_check(name) for name in ARMS[:-1]),

@@ -68,6 +68,11 @@ def test_reasons_beyond_the_third_are_counted_on_the_first_screen() -> None:
     assert "9 with a reply that breaks your own conventions; 2 for other reasons" in render_report(sample_report())
 
 
+def test_rows_the_split_set_aside_are_not_all_called_near_the_hold_out() -> None:
+    text = text_of(render_report(sample_report()))
+    assert "150 hold-out rows; 2 rows set aside by the split: 2 nearly the same as a hold-out row. measured" in text
+
+
 def test_a_control_character_of_a_reply_does_not_reach_the_page() -> None:
     report = sample_report()
     example = replace(report.examples[0], tuned="a\x00b\x1bc\n\td")

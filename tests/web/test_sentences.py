@@ -11,12 +11,14 @@ import pytest
 
 from metier.core.report import LooksReport, Outcome, Report
 from metier.core.trials import SkipReason
+from metier.evaluate import controls
 from metier.web.numbers import confidence, duration, money, number, points
 from metier.web.page import dropped_lines
 from metier.web.sentences import (
     DROP_REASONS,
     NONE_DECIDES,
     SKIP_REASONS,
+    SPLIT_REASONS,
     base_label,
     cross_check_lines,
     fact_lines,
@@ -24,6 +26,7 @@ from metier.web.sentences import (
     next_step,
     rows_needed_lines,
     setting_words,
+    split_aside,
 )
 from tests.web.sample_report import sample_report
 
@@ -47,20 +50,48 @@ def reasons_in(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.FunctionDef) and node.name in RETURNED_BY:
             for answer in (item.value for item in ast.walk(node) if isinstance(item, ast.Return)):
                 yield from literals(*((answer.body, answer.orelse) if isinstance(answer, ast.IfExp) else (answer,)))
-        elif isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-            if isinstance(target, ast.Name) and target.id == "GOLD_FAILS":
-                yield from literals(node.value)
-            elif isinstance(node.value, ast.Tuple) and ast.unparse(target).startswith("survivor_of["):
-                yield from literals(node.value.elts[0])
+        elif (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Tuple)
+            and ast.unparse(node.targets[0]).startswith("survivor_of[")
+        ):
+            yield from literals(node.value.elts[0])
+
+
+def reason_codes(tree: ast.Module) -> Iterator[str]:
+    """Every public constant of a module that is a text: in `evaluate/controls.py` these are the reason codes."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            yield from (node.value.value for name in names if name.isupper() and not name.startswith("_"))
+
+
+def reasons_of(*rooms: str) -> set[str]:
+    """Every reason the code of these rooms gives."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for room in rooms for path in (SOURCE / room).glob("*.py")]
+    return {reason for tree in trees for reason in reasons_in(tree)}
 
 
 def test_the_table_of_reasons_is_what_the_code_gives() -> None:
-    given = set()
-    for room in ("curate", "split", "evaluate", "road"):
-        for path in (SOURCE / room).glob("*.py"):
-            given |= set(reasons_in(ast.parse(path.read_text(encoding="utf-8"))))
-    assert given == set(DROP_REASONS)
+    codes = set(reason_codes(ast.parse((SOURCE / "evaluate" / "controls.py").read_text(encoding="utf-8"))))
+    assert {controls.GOLD_FAILS, controls.NOTHING_TO_CHECK} <= codes
+    assert reasons_of("curate", "split", "evaluate", "road") | codes == set(DROP_REASONS)
+
+
+def test_the_reasons_of_the_split_are_those_its_code_gives() -> None:
+    assert set(SPLIT_REASONS) == reasons_of("split")
+
+
+def test_rows_set_aside_by_the_split_are_named_by_every_reason_of_the_split() -> None:
+    report = sample_report()
+    quarantined = {**report.data.quarantined, "near_holdout": 2, "not_older": 5, "holdout_unused": 1100}
+    many = replace(report, split=replace(report.split, purged=1107), data=replace(report.data, quarantined=quarantined))
+    assert split_aside(many) == (
+        "1,107 rows set aside by the split: 2 nearly the same as a hold-out row, 5 newer than the oldest hold-out row, "
+        "1,100 in the given test set, not asked for"
+    )
+    none = replace(report, data=replace(report.data, quarantined={"near_duplicate": 61}))
+    assert split_aside(replace(none, split=replace(report.split, purged=1))) == "1 row set aside by the split"
 
 
 def test_every_reason_to_skip_an_arm_has_words() -> None:
@@ -119,7 +150,7 @@ def test_the_next_step_of_an_undecided_verdict_follows_its_reason() -> None:
     assert "No number of hold-out rows you could collect" in next_step(undecided("holdout_too_small", holdout=None))
     assert "until there are about 410," in next_step(undecided("guard_unproven:refunds", guard=410))
     assert "proves that refunds is unharmed" in next_step(undecided("guard_unproven:refunds"))
-    assert next_step(undecided("cost_unproven")).startswith("Measure the cost of more requests")
+    assert next_step(undecided("cost_unproven")).startswith("Ask a changed question with token prices in [price],")
     spent = undecided("holdout_too_small")
     spent = replace(spent, looks=replace(spent.looks, used=3))
     assert "its looks are used up, so with a changed question" in next_step(spent)
@@ -127,9 +158,16 @@ def test_the_next_step_of_an_undecided_verdict_follows_its_reason() -> None:
 
 def test_the_next_step_of_the_other_verdicts_names_what_to_use() -> None:
     report = sample_report(Outcome.NOT_WORTH_IT)
-    assert next_step(replace(report, verdict=replace(report.verdict, reason="below_margin"))).startswith("Use small")
+    below = replace(report, verdict=replace(report.verdict, reason="below_margin"))
+    assert next_step(replace(below, gave_up=())) == (
+        'Use "small" instead (it scores 42 % itself): on these rows tuning does not gain enough over it.'
+    )
+    assert next_step(below) == (
+        'Use "small" for now (it scores 42 % itself). The budget made this tuning smaller than wanted (adapted the top '
+        "20 of 30 layers): give it more minutes before you drop it."
+    )
     dear = next_step(replace(report, verdict=replace(report.verdict, reason="not_cheaper")))
-    assert dear == "Use small instead: the tuned model was to cost less, and does not."
+    assert dear == 'Use "few_shot" instead: the tuned model was to cost less, and does not.', "whose cost counts"
     more = sample_report(Outcome.NEED_TRAIN_ROWS)
     more = replace(more, rows_needed={**more.rows_needed, "train": 2400})
     assert next_step(more).startswith("Collect training rows until there are about 2,400:")

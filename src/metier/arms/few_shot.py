@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
@@ -38,6 +38,8 @@ class FewShotArm:
     grader: Grader
     instruction: str
     k_choices: tuple[int, ...] = DEFAULT_K
+    carries: str = "full"
+    """full, short or none: which instruction that is."""
     kind: str = "few_shot"
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
@@ -58,20 +60,23 @@ class FewShotArm:
                 shots = [train[int(i)] for i in order[:k]]
                 if all(self.replier.fits(with_instruction(row, self.instruction, shots), row) for row in longest):
                     name = f"set {number + 1}, k={k}"
-                    fitted[name] = FittedFewShot(self.name, self.replier, self.instruction, shots, name)
+                    fitted[name] = self._fitted(shots, name)
         if not fitted:
             shots = [shortest_example(train)]
-            fitted = {SHORTEST: FittedFewShot(self.name, self.replier, self.instruction, shots, SHORTEST)}
+            fitted = {SHORTEST: self._fitted(shots, SHORTEST)}
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
-        best = fitted[chosen.name]
-        return FittedFewShot(self.name, self.replier, self.instruction, best.shots, best.choice, chosen.tried)
+        return replace(fitted[chosen.name], chosen_from=chosen.tried)
 
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
         """The arm that `describe()` told of."""
         row_by_id = {row.row_id: row for row in train}
         tried = choices_from_json(description["tried"])
         shots = [row_by_id[row_id] for row_id in description["shots"]]
-        return FittedFewShot(self.name, self.replier, self.instruction, shots, description["choice"], tried)
+        found = self._fitted(shots, description["choice"])
+        return replace(found, carries=description["carries"], chosen_from=tried)
+
+    def _fitted(self, shots: Sequence[Row], choice: str) -> FittedFewShot:
+        return FittedFewShot(self.name, self.replier, self.instruction, self.carries, shots, choice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class FittedFewShot:
     name: str
     replier: Replier
     instruction: str
+    carries: str
     shots: Sequence[Row]
     choice: str
     chosen_from: Sequence[Choice] = ()
@@ -109,7 +115,7 @@ class FittedFewShot:
         return self.replier.reply_each(rows, [self.conversation(row) for row in rows])
 
     def describe(self) -> dict[str, Any]:
-        """The chosen examples, by row id."""
+        """The chosen examples, by row id, and which instruction every request carries."""
         tried = choices_as_json(self.chosen_from)
         shots = [row.row_id for row in self.shots]
-        return {"choice": self.choice, "shots": shots, "carries": "full", "tried": tried}
+        return {"choice": self.choice, "shots": shots, "carries": self.carries, "tried": tried}

@@ -50,10 +50,10 @@ class Replier:
         return self.num_tokens(conversation, row) + self.max_reply_tokens <= self.handle.shape.max_positions
 
     def reply_each(self, rows: Sequence[Row], conversations: Sequence[Conversation]) -> Iterator[Reply]:
-        """Replies one request at a time, as a server at concurrency 1 gives them; `Reply.seconds` is its latency.
+        """Replies one request at a time from a decoder of one slot; `Reply.seconds` is the latency at concurrency 1.
 
-        The prefix all conversations share stays in memory, as a server keeps an instruction; the first request,
-        which computes it, is asked twice and only its second answer counts.
+        The prefix all conversations share stays in memory, as a server keeps an instruction; it is computed before
+        the first request is timed, by asking for one token.
         """
         from metier.engine import Decoder, Request, SamplingParams
         from metier.render import Conversation as PromptParts
@@ -66,12 +66,13 @@ class Replier:
             decoder.share_prefix(prefix, keep=True)
         params = SamplingParams(max_tokens=self.max_reply_tokens, stop_ids=self.renderer.stop_ids)
         room = self.handle.shape.max_positions - self.max_reply_tokens
-        for position, prompt in enumerate(prompts):
+        for prompt in [prompt for prompt in prompts if len(prompt) <= room][:1]:
+            # One token only: a whole reply would be known to the decoder's guesses when it is asked for again.
+            _answer(decoder, Request(prompt, SamplingParams(max_tokens=1, stop_ids=self.renderer.stop_ids)))
+        for prompt in prompts:
             if len(prompt) > room:
                 yield Reply(text="", tokens_in=len(prompt), tokens_out=0, seconds=0.0, finish="length")
                 continue
-            if position == 0:
-                _answer(decoder, Request(prompt, params))
             started = time.perf_counter()
             found = _answer(decoder, Request(prompt, params))
             seconds = time.perf_counter() - started

@@ -31,6 +31,8 @@ class RetrievalArm:
     grader: Grader
     instruction: str
     k_choices: tuple[int, ...] = DEFAULT_K
+    carries: str = "full"
+    """full, short or none: which instruction that is."""
     kind: str = "retrieval"
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
@@ -41,18 +43,17 @@ class RetrievalArm:
         """Score every k on dev; a k beyond the train rows shows them all."""
         index = NearestRows.build(train)
         fitted = {
-            f"k={k}": FittedRetrieval(self.name, self.replier, self.instruction, index, k)
+            f"k={k}": FittedRetrieval(self.name, self.replier, self.instruction, self.carries, index, k)
             for k in dict.fromkeys(min(k, len(train)) for k in self.k_choices)
         }
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
-        best = fitted[chosen.name]
-        return FittedRetrieval(self.name, self.replier, self.instruction, index, best.k, chosen.tried)
+        return replace(fitted[chosen.name], chosen_from=chosen.tried)
 
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
         """The arm that `describe()` told of."""
         tried = choices_from_json(description["tried"])
-        index = NearestRows.build(train)
-        return FittedRetrieval(self.name, self.replier, self.instruction, index, description["k"], tried)
+        index, k, carries = NearestRows.build(train), description["k"], description["carries"]
+        return FittedRetrieval(self.name, self.replier, self.instruction, carries, index, k, tried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class FittedRetrieval:
     name: str
     replier: Replier
     instruction: str
+    carries: str
     index: NearestRows
     k: int
     chosen_from: Sequence[Choice] = ()
@@ -98,6 +100,6 @@ class FittedRetrieval:
             yield replace(reply, seconds=reply.seconds + spent)
 
     def describe(self) -> dict[str, Any]:
-        """The chosen k."""
+        """The chosen k, and which instruction every request carries."""
         tried = choices_as_json(self.chosen_from)
-        return {"k": self.k, "carries": "full", "tried": tried}
+        return {"k": self.k, "carries": self.carries, "tried": tried}

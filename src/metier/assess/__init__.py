@@ -12,6 +12,8 @@ from metier.assess.value import (
     TuningCosts,
     break_even_requests,
     fixed_per_request,
+    gain_bound,
+    planned_gain,
     resolved_question,
     value_margin,
 )
@@ -20,5 +22,5 @@ from metier.assess.wanted import wanted_trials
 __all__ = [
     "CostRatio", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook", "RowsNeeded",
     "ScoreTable", "TuningCosts", "assess_guards", "break_even_requests", "cross_checks", "decide", "fixed_per_request",
-    "next_look", "resolved_question", "value_margin", "verdict_sentence", "wanted_trials",
+    "gain_bound", "next_look", "planned_gain", "resolved_question", "value_margin", "verdict_sentence", "wanted_trials",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from metier.assess.guards import MIN_DISCORDANT, assess_guards
 from metier.assess.needed import RowsNeeded, rows_needed_for
 from metier.assess.scores import GainForecast, GuardScores, ScoreTable, paired_gain
 from metier.assess.sentence import caution, verdict_sentence
-from metier.assess.value import CostRatio
+from metier.assess.value import CostRatio, gain_bound, planned_gain
 from metier.core.errors import ConfigError, DataError
 from metier.core.report import Comparison, GuardReport, GuardState, Outcome, VerdictReport
 from metier.core.settings import DecisionConfig
@@ -81,7 +81,7 @@ def decide(
         ConfigError: no margin (resolve `[decision.value]` first), or an alpha outside 0-0.5.
         DataError: a forecast for an unknown comparator; as_good_for_less without a cost ratio.
     """
-    margin = _bound(question)
+    margin = gain_bound(question)
     if not 0 < alpha_this_look < 0.5:
         raise ConfigError(f"alpha_this_look is {alpha_this_look}; expected 0 < alpha < 0.5, as `next_look` grants it.")
     if unknown := sorted(set(forecast or {}) - set(scores.rivals)):
@@ -119,15 +119,6 @@ def decide(
         mde=max(min_detectable_gain(r.gain, margin=margin, alpha=alpha_this_look, power=power) for r in rivals),
         margin=margin,
     )
-
-
-def _bound(question: DecisionConfig) -> float:
-    """What every lower bound must reach."""
-    if question.claim == "as_good_for_less":
-        return -question.limit
-    if question.margin is None:
-        raise ConfigError("decision.margin is not set; `resolved_question` turns [decision.value] into a margin first.")
-    return question.margin
 
 
 def _rivals(scores: ScoreTable, alpha: float, forecast: Mapping[str, GainForecast]) -> list[_Rival]:
@@ -210,10 +201,9 @@ def _rows(
 ) -> tuple[dict[str, RowsNeeded], RowsNeeded]:
     """Rows needed against each comparator alone, and against all together (the most demanding one decides).
 
-    With K comparators each must be passed with power 1 - .2 / K for .8 over all of them. The gain planned for is
-    twice the margin unless the question names one; under as_good_for_less it is no change at all.
+    With K comparators each must be passed with power 1 - .2 / K for .8 over all of them.
     """
-    plan_gain = question.plan_gain if question.plan_gain is not None else max(0.0, 2 * margin)
+    plan_gain = planned_gain(question)
 
     def needed(rival: _Rival, power: float) -> RowsNeeded:
         return rows_needed_for(

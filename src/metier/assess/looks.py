@@ -28,7 +28,11 @@ class LookKind(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastLook:
-    """A look that was completed. One that was killed is not listed: it resumes as the same look."""
+    """A look that was opened, also one that was killed and never finished: it has spent its alpha.
+
+    A killed look that resumes is the same look and asks for no new grant; whoever calls `next_look` knows it by its
+    question, model and rows.
+    """
 
     question: str
     """Hash of the question."""
@@ -52,8 +56,6 @@ class LookGrant:
     """One-sided error rate of this look."""
     alpha_left: float
     """What stays for later looks at this question."""
-    other_questions: int
-    """Questions asked of the same rows before: shown in the report, because each started a budget of its own."""
 
 
 def next_look(
@@ -99,7 +101,4 @@ def next_look(
             f"look {k} would spend {granted:.4f} of the error rate {alpha}, of which {max(0.0, alpha - spent):.4f} is "
             "left. A changed question, on fresh hold-out rows, starts a new budget."
         )
-    others = {look.question for look in past if look.rows == rows and look.question != question}
-    return LookGrant(
-        kind=kind, k=k, alpha=granted, alpha_left=max(0.0, alpha - spent - granted), other_questions=len(others)
-    )
+    return LookGrant(kind=kind, k=k, alpha=granted, alpha_left=max(0.0, alpha - spent - granted))

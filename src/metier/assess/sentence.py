@@ -39,7 +39,8 @@ def verdict_sentence(
     if reason in ("margin_reached", "as_good_for_less"):
         if cost_ratio is None:
             return f"Worth it: {measured}, and {asked}."
-        return f"Worth it: {measured}, {asked}, and {cost_ratio.of} costs at most {cost_ratio.high:.2f} times as much."
+        cost = f"{cost_ratio.of} costs at most {cost_ratio.high:.2f} times as much as {cost_ratio.versus}"
+        return f"Worth it: {measured}, {asked}, and {cost}."
     if reason == "more_train_rows":
         return (
             f"Not yet: {measured}, and {asked}; with {train_rows:,} training rows in all the learning curve may reach "
@@ -85,7 +86,8 @@ def _why_not(reason: str, asked: str, cost_ratio: CostRatio | None) -> str:
     if reason == "not_cheaper":
         assert cost_ratio is not None
         return (
-            f"it was to cost less, but {cost_ratio.of} costs at least {cost_ratio.low:.2f} times as much as the rival"
+            f"it was to cost less, but {cost_ratio.of} costs at least {cost_ratio.low:.2f} times as much as "
+            f"{cost_ratio.versus}"
         )
     if reason == "no_curve":
         return f"{asked}; whether more training rows would help was not measured"
@@ -109,8 +111,8 @@ def _what_next(
     if reason == "cost_unproven":
         assert cost_ratio is not None
         return (
-            f"{asked}, but {cost_ratio.of} is not yet known to cost less ({cost_ratio.low:.2f} to "
-            f"{cost_ratio.high:.2f} times); time more requests"
+            f"{asked}, but {cost_ratio.of} is not known to cost less than {cost_ratio.versus} ({cost_ratio.low:.2f} to "
+            f"{cost_ratio.high:.2f} times); a changed question with token prices or a larger volume may show it"
         )
     if needed.to_collect is not None:
         return f"{asked}; hold out {_count(needed, needed.to_collect)} in all to decide"

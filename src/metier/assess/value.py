@@ -14,7 +14,8 @@ from metier.core.errors import ConfigError
 from metier.core.settings import DecisionConfig, ValueConfig
 
 __all__ = [
-    "CostRatio", "TuningCosts", "break_even_requests", "fixed_per_request", "resolved_question", "value_margin",
+    "CostRatio", "TuningCosts", "break_even_requests", "fixed_per_request", "gain_bound", "planned_gain",
+    "resolved_question", "value_margin",
 ]  # fmt: skip
 
 
@@ -37,6 +38,8 @@ class CostRatio(NamedTuple):
 
     low: float
     high: float
+    versus: str
+    """The rival: the one that would be used otherwise, best on dev; not always the strongest on the hold-out."""
     of: str = "a request"
     """What is compared, as the sentence names it: whether the tuning is in it, and at which volume."""
 
@@ -59,7 +62,7 @@ def value_margin(value: ValueConfig, costs: TuningCosts) -> float:
 def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionConfig:
     """The question with `[decision.value]` turned into a margin; unchanged where a margin stands.
 
-    Under as_good_for_less the value declares the volume alone: the bound is the accepted loss, and the margin is 0.
+    Under as_good_for_less the value declares the volume alone, and there is no margin: the bound is the accepted loss.
 
     Raises:
         ConfigError: not even perfect replies would pay.
@@ -67,7 +70,7 @@ def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionC
     if question.value is None:
         return question
     if question.claim == "as_good_for_less":
-        return replace(question, margin=0.0, value=None)
+        return replace(question, value=None)
     margin = value_margin(question.value, costs)
     if margin >= 1:
         raise ConfigError(
@@ -75,6 +78,24 @@ def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionC
             "Tuning does not pay at this volume and worth; raise horizon_months or leave it."
         )
     return replace(question, margin=margin, value=None)
+
+
+def gain_bound(question: DecisionConfig) -> float:
+    """What every lower bound of the gain must reach: the margin, or minus the accepted loss under as_good_for_less.
+
+    Raises:
+        ConfigError: no margin; `resolved_question` comes first.
+    """
+    if question.claim == "as_good_for_less":
+        return -question.limit
+    if question.margin is None:
+        raise ConfigError("decision.margin is not set; `resolved_question` turns [decision.value] into a margin first.")
+    return question.margin
+
+
+def planned_gain(question: DecisionConfig) -> float:
+    """The gain rows are planned for: twice the margin unless one is set; no change at all under as_good_for_less."""
+    return question.plan_gain if question.plan_gain is not None else max(0.0, 2 * gain_bound(question))
 
 
 def break_even_requests(costs: TuningCosts, *, worth: float, gain_low: float, horizon_months: float) -> float | None:

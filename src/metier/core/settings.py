@@ -241,7 +241,7 @@ class TuneConfig(Settings):
     max_row_tokens: int = 1024
     """Longest row kept; longer rows are dropped and counted, never cut."""
     step_tokens: int = 0
-    """Tokens, padding not counted, of one optimizer step; 0 takes so many that the run has about 400 steps."""
+    """Tokens, padding not counted, of one optimizer step; 0 takes what gives about 400 steps, 512 to 2,048."""
     warmup_ratio: float = 0.06
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: float = 0.0
@@ -291,9 +291,9 @@ class DecisionConfig(Settings):
     """`[decision]`: when tuning counts as worth it."""
 
     margin: float | None = None
-    """Smallest gain worth having, in score units (0-1). No default: only you know it."""
+    """Smallest gain worth having, in score units (0-1). No default: only you know it; none under as_good_for_less."""
     value: ValueConfig | None = None
-    """Instead of a margin: what a good reply is worth; the margin is the gain that pays for the tuning."""
+    """Instead of a margin, what a good reply is worth: the gain that pays; under as_good_for_less its volume alone."""
     claim: Literal["better", "as_good_for_less"] = "better"
     """better: the gain is at least the margin; as_good_for_less: not worse by more than `limit`, and cheaper."""
     limit: float = LOSS_LIMIT
@@ -308,7 +308,12 @@ class DecisionConfig(Settings):
     """Hold-out rows you could collect; more is answered by "no number of rows decides"."""
 
     def __post_init__(self) -> None:
-        if (self.margin is None) == (self.value is None):
+        if self.claim == "as_good_for_less" and self.margin is not None:
+            raise ConfigError(
+                f"margin is {self.margin}, but claim = 'as_good_for_less' asks for no gain: a loss up to limit is "
+                "accepted; drop the setting, or set limit."
+            )
+        if self.claim == "better" and (self.margin is None) == (self.value is None):
             found = "neither" if self.margin is None else "both"
             raise ConfigError(f"found {found} of margin and value; give exactly one, for example margin = 0.05.")
         if self.margin is not None:

@@ -70,7 +70,7 @@ class KvCache:
 
 @dataclass(slots=True, eq=False)
 class Trunk:
-    """A prefix several rows share: computed once, read by all of them, never copied."""
+    """A prefix several rows share: computed once, read by all of them; copied only where there is but one slot."""
 
     tokens: tuple[int, ...]
     keep: bool = False

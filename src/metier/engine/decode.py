@@ -156,7 +156,7 @@ class Decoder:
         return row.id
 
     def cancel(self, id: int) -> bool:  # noqa: A002  # the name of the contract
-        """Forget a request; False when it is done or unknown. The other rows' replies do not change."""
+        """Forget a request; False when it is done or unknown. In fp32 the other rows' replies do not change."""
         for row in self._waiting:
             if row.id == id:
                 self._waiting.remove(row)

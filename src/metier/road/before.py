@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metier.core.errors import GateClosed
 from metier.core.project_file import ProjectConfig
-from metier.road.cost import machine_cost, require_affordable
+from metier.road.cost import machine_cost, request_costs, require_affordable
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import Plan, make_plan
@@ -19,6 +19,9 @@ from metier.road.progress import Watcher
 from metier.road.run import open_session
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_untuned
+
+if TYPE_CHECKING:
+    from metier.assess import TuningCosts
 
 __all__ = ["Assessed", "Planned", "assess_project", "plan_project"]
 
@@ -45,8 +48,7 @@ class Planned:
         for name, (predicted, low, high) in plan.predictions.items():
             lines.append(f"{name.replace('_', ' ')}: {predicted:.2f} ({low:.2f} to {high:.2f})")
         lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time")
-        size = f"{plan.passes:g} passes over {plan.num_train_rows} rows, top {plan.depth} layers"
-        lines.append(f"tuning: {size}, {plan.dtype}")
+        lines.append(f"tuning: {plan.size}")
         lines += [f"given up for the budget: {sentence}" for sentence in plan.gave_up]
         return "\n".join(lines)
 
@@ -80,9 +82,13 @@ class Assessed:
     best: str
     headroom: float
     """What is left above the best of them, score units."""
+    margin: float
+    """What the gain will be held against: the margin, also one that follows from `[decision.value]` and the predicted
+    cost of the tuning; minus the accepted loss under as_good_for_less."""
     plan_gain: float
+    """Gain the rows are planned for, score units; 0 under as_good_for_less."""
     rows_needed: int | None
-    """Hold-out rows that show `plan_gain` against the margin with power .8; None: no number does."""
+    """Hold-out rows that show `plan_gain` to reach the margin with power .8; None: no number that can be collected."""
     num_holdout: int
     tune_minutes: float
     tune_cost: float
@@ -94,13 +100,18 @@ class Assessed:
         found = []
         if self.headroom < self.plan_gain:
             score = self.dev_scores[self.best]
-            found.append(f"{self.best} already scores {score:.3f}: a gain of {self.plan_gain:g} does not fit below 1.")
+            gain = f"a gain of {self.plan_gain:.3g}"
+            found.append(f"{self.best} already scores {score:.3f}: {gain} does not fit below 1.")
         if self.rows_needed is None:
-            found.append("no number of hold-out rows shows the planned gain; set decision.plan_gain above the margin.")
+            found.append(
+                f"no number of hold-out rows that you could collect shows a gain of {self.plan_gain:.3g} to reach "
+                f"{self.margin:.3g}; set decision.plan_gain to the gain you expect, further above it, or raise "
+                "decision.max_holdout_rows."
+            )
         elif self.rows_needed > self.num_holdout:
             found.append(
                 f"the hold-out has {self.num_holdout} rows, about {self.rows_needed} are needed to show a gain of "
-                f"{self.plan_gain:g}."
+                f"{self.plan_gain:.3g}."
             )
         return found
 
@@ -111,7 +122,8 @@ class Assessed:
     def as_text(self) -> str:
         """The answer for a person."""
         lines = [f"{name:<10} {score:.3f} on {self.num_dev} dev rows" for name, score in self.dev_scores.items()]
-        lines.append(f"headroom above {self.best}: {self.headroom:.3f}; planned gain {self.plan_gain:g}")
+        planned = f"planned gain {self.plan_gain:.3g}, to reach {self.margin:.3g}"
+        lines.append(f"headroom above {self.best}: {self.headroom:.3f}; {planned}")
         needed = "no number decides" if self.rows_needed is None else f"about {self.rows_needed}"
         lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8)")
         lines.append(f"tuning: {self.tune_minutes:.1f} minutes, {self.currency} {self.tune_cost:.4f}")
@@ -129,7 +141,12 @@ class Assessed:
 
 
 def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Assessed:
-    """Fit the arms that need no tuning on dev, and say whether tuning could show its gain; the hold-out stays shut."""
+    """Fit the arms that need no tuning on dev, and say whether tuning could show its gain; the hold-out stays shut.
+
+    Raises:
+        ConfigError: at the predicted cost of the tuning not even perfect replies would pay.
+        GateClosed: the run does not fit the budget.
+    """
     with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
@@ -138,23 +155,23 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
 
 
 def _assessed(session: Session, parts: Parts, plan: Plan, trials: list[FittedTrial]) -> Assessed:
+    from metier.assess import gain_bound, planned_gain, resolved_question
     from metier.core.stats import rows_for_margin
 
-    decision = session.config.decision
-    margin = decision.margin if decision.margin is not None else 0.0
-    plan_gain = decision.plan_gain if decision.plan_gain is not None else 2 * margin
+    decision, minutes = session.config.decision, plan.predictions["tune_minutes"][0]
     scores = {t.name: float(np.mean(t.dev.scores)) for t in trials if t.dev is not None}
-    num_dev = max((len(t.dev.scores) for t in trials if t.dev is not None), default=0)
     best = max(scores, key=lambda name: scores[name])
-    # The tuned arm is not measured yet: the widest disagreement its score would allow is planned for.
+    question = resolved_question(decision, _predicted_costs(session, trials, best, minutes))
+    margin, plan_gain = gain_bound(question), planned_gain(question)
+    # The tuned arm is not measured yet: the disagreement planned for is that of two arms that err independently.
     expected = min(1.0, scores[best] + plan_gain)
     discordance = min(1.0, scores[best] * (1 - expected) + expected * (1 - scores[best]))
-    minutes = plan.predictions["tune_minutes"][0]
     return Assessed(
         dev_scores=scores,
-        num_dev=num_dev,
+        num_dev=max(len(t.dev.scores) for t in trials if t.dev is not None),
         best=best,
         headroom=1 - scores[best],
+        margin=margin,
         plan_gain=plan_gain,
         rows_needed=rows_for_margin(
             plan_gain=plan_gain,
@@ -167,4 +184,23 @@ def _assessed(session: Session, parts: Parts, plan: Plan, trials: list[FittedTri
         tune_minutes=minutes,
         tune_cost=machine_cost(minutes, session.config.price),
         currency=session.config.price.currency,
+    )
+
+
+def _predicted_costs(session: Session, trials: list[FittedTrial], best: str, tune_minutes: float) -> TuningCosts:
+    """What tuning will cost, as far as it is known before: the predicted minutes and the requests measured on dev.
+
+    A request to the tuned model is taken to cost what the cheapest one to its base does, as its prompt is no longer;
+    where only the small arm ran, what one to the best arm costs.
+    """
+    from metier.assess import TuningCosts
+
+    price = session.config.price
+    cost = {t.name: float(np.mean(request_costs(t.dev.replies, price))) for t in trials if t.dev is not None}
+    of_base = [cost[t.name] for t in trials if t.dev is not None and t.kind != "small"]
+    return TuningCosts(
+        one_off=machine_cost(tune_minutes, price),
+        upkeep_per_month=0.0,
+        request_before=cost[best],
+        request_after=min(of_base, default=cost[best]),
     )

@@ -13,7 +13,7 @@ from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, 
 from metier.core.settings import DecisionConfig
 from metier.road.cost import cost_ratio, machine_cost, price_entries, request_costs
 from metier.road.cut import Parts, Sealed
-from metier.road.look import Looked, frozen_comparators, look_id
+from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id
 from metier.road.plan import Plan
 from metier.road.session import Session
 from metier.road.trials import FittedTrial
@@ -43,6 +43,7 @@ def fix_before_look(session: Session, sealed: Sealed, trials: Sequence[FittedTri
 
     Raises:
         ConfigError: no gain would pay, or a claim of lower cost where nothing is known to cost anything.
+        GateClosed: the looks of this question are used up.
         StoreError: the look was opened before anything was recorded for it.
     """
     from metier.ledger import before_look, find_look, record_before_look
@@ -51,10 +52,12 @@ def fix_before_look(session: Session, sealed: Sealed, trials: Sequence[FittedTri
     recorded = before_look(session.ledger, wanted)
     if recorded is not None and find_look(session.ledger, wanted) is not None:
         return recorded
-    return record_before_look(session.ledger, look_id=wanted, facts=_facts(session, trials, tune_minutes))
+    return record_before_look(session.ledger, look_id=wanted, facts=_facts(session, sealed, trials, tune_minutes))
 
 
-def _facts(session: Session, trials: Sequence[FittedTrial], tune_minutes: float) -> dict[str, Any]:  # Any: JSON values
+def _facts(
+    session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float
+) -> dict[str, Any]:  # Any: JSON values
     """What the verdict will rest on besides the scores, from dev and the price table."""
     from metier.assess import TuningCosts, resolved_question
 
@@ -71,7 +74,8 @@ def _facts(session: Session, trials: Sequence[FittedTrial], tune_minutes: float)
         request_before=float(np.mean(before)),
         request_after=float(np.mean(after)),
     )
-    ratio = _cost_ratio(session.config.decision, costs, after, before)
+    alpha = granted_alpha(session, sealed, trials)
+    ratio = _cost_ratio(session.config.decision, costs, after, before, alpha=alpha)
     if ratio is None and session.config.decision.claim == "as_good_for_less":
         raise ConfigError(
             f"[decision] claim is as_good_for_less, but a request to {tuned.name} costs {np.mean(after):.2g} and one "
@@ -93,9 +97,12 @@ def _facts(session: Session, trials: Sequence[FittedTrial], tune_minutes: float)
 
 
 def _cost_ratio(
-    decision: DecisionConfig, costs: TuningCosts, after: Sequence[float], before: Sequence[float]
+    decision: DecisionConfig, costs: TuningCosts, after: Sequence[float], before: Sequence[float], *, alpha: float
 ) -> dict[str, Any] | None:  # Any: JSON values
-    """Cost of a request to the tuned arm over one to its rival; the tuning is in it where the volume is declared."""
+    """Cost of a request to the tuned arm over one to its rival; the tuning is in it where the volume is declared.
+
+    `alpha` is what the coming look may spend: the bound of the cost is wrong no more often than that of the gain.
+    """
     from metier.assess import fixed_per_request
 
     value, share, of = decision.value, 0.0, "a request"
@@ -103,8 +110,8 @@ def _cost_ratio(
         share = fixed_per_request(value, costs)
         volume = f"{value.requests_per_month:,.0f} requests a month for {value.horizon_months:g} months"
         of = f"a request with its share of the tuning ({volume})"
-    ratio = cost_ratio([cost + share for cost in after], before, alpha=decision.alpha)
-    return None if ratio is None else {**ratio, "of": of}
+    ratio = cost_ratio([cost + share for cost in after], before, alpha=alpha)
+    return None if ratio is None else {**ratio, "alpha": alpha, "of": of}
 
 
 def _dev(trial: FittedTrial) -> Any:  # Any: DevReplies, present on every trial that ran

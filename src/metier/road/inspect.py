@@ -6,25 +6,28 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from metier.arms import Replier, TunedArm
 from metier.arms.replier import with_instruction
-from metier.core.errors import DataError, StoreError
+from metier.core.errors import DataError, ModelError, StoreError
 from metier.core.folders import read_json
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import Message, Meta, Role, Row, make_row
+from metier.core.settings import ArmConfig
 from metier.road.cut import cut_rows
 from metier.road.ground import read_and_check
 from metier.road.rendered import instruction_text
 from metier.road.run import open_session
+from metier.road.session import Session
 from metier.road.workspace import Workspace
 
 __all__ = ["Diagnosis", "ShownRow", "Status", "diagnose", "open_chat", "read_status", "show_row"]
 
-STAGES = ("ground", "split", "plan", "tune", "look", "report")
+BEFORE_ARMS, AFTER_ARMS = ("ground", "split", "plan", "seal", "tune"), ("look", "report")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,28 +88,26 @@ def show_row(project_dir: Path, config: ProjectConfig, wanted: str) -> ShownRow:
 
 
 def open_chat(project_dir: Path, config: ProjectConfig) -> Callable[[str], dict[str, str]]:
-    """A function from a message to the replies of base (with the guidelines) and tuned model.
+    """A function from a message to the replies of base and tuned model, each as the newest report judged it.
 
     Raises:
         StoreError: no finished run, so no tuned model.
+        ModelError: base, adapter or the tuned model's instruction is not what the report judged.
     """
-    from metier.arms import Replier
-
     report_path = Workspace(project_dir).report_dir / "report.json"
     if not report_path.exists():
         raise StoreError(f"{report_path}: no finished run, so no tuned model yet. Run: metier run -C {project_dir}")
-    model = read_json(report_path)["model"]
+    report = read_json(report_path)
+    model = report["model"]
     with open_session(project_dir, config, what="metier chat") as session:
+        _require_judged_base(session, model)
         session.dtype = model["dtype"]
-        wordings, tuned_arm = session.wordings, next(arm for arm in config.arm if arm.kind == "tuned")
-        instructions = {
-            "base": next(iter(wordings.values()), None),
-            "tuned": instruction_text(tuned_arm, wordings),
-        }
+        instructions = {"base": _judged_wording(session, report), "tuned": _judged_instruction(session, report)}
         handles = {"base": session.handle, "tuned": session.tuned_handle(project_dir / model["adapter_path"])}
         repliers = {
             name: Replier(handle, session.renderer, model["max_reply_tokens"]) for name, handle in handles.items()
         }
+        _require_judged_tuned(session, report, repliers["tuned"], instructions["tuned"])
 
     def talk(message: str) -> dict[str, str]:
         row = _asked(message)
@@ -116,6 +117,50 @@ def open_chat(project_dir: Path, config: ProjectConfig) -> Callable[[str], dict[
         }
 
     return talk
+
+
+def _require_judged_base(session: Session, model: Mapping[str, Any]) -> None:
+    """Refuse a base other than the one under the adapter: its replies would be of a model nobody judged."""
+    if session.base.base_sha256 != model["base_sha256"]:
+        raise ModelError(
+            f"[base] names {session.base.name} ({session.base.base_sha256[:12]}), but the newest report judged "
+            f"{model['base']} ({model['base_sha256'][:12]}). Set [base] back to that one, or run again: "
+            f"metier run -C {session.project_dir}"
+        )
+
+
+def _judged_wording(session: Session, report: Mapping[str, Any]) -> str | None:
+    """The wording the prompted base was judged with, from its stage; today's first where none ran or it is gone."""
+    ran = [arm["name"] for arm in report["arms"] if arm["kind"] == "prompt" and arm["status"] == "ran"]
+    stages = report["provenance"]["stages"]
+    for name in (f"arm-{arm}" for arm in ran):
+        path = session.workspace.stage_dir(name, stages[name]) / "arm.json"
+        if path.exists():
+            instruction: str = read_json(path)["described"]["instruction"]
+            return instruction
+    return next(iter(session.wordings.values()), None)
+
+
+def _judged_instruction(session: Session, report: Mapping[str, Any]) -> str | None:
+    """What every request to the tuned arm carried, by the report; the setting of today does not matter."""
+    carried = next(arm["carries_instruction"] for arm in report["arms"] if arm["kind"] == "tuned")
+    return instruction_text(ArmConfig(kind="tuned", instruction=carried), session.wordings)
+
+
+def _require_judged_tuned(
+    session: Session, report: Mapping[str, Any], replier: Replier, instruction: str | None
+) -> None:
+    """Refuse a tuned model whose adapter, or whose instruction's text, was edited since it was judged."""
+    name = next(arm["name"] for arm in report["arms"] if arm["kind"] == "tuned")
+    stage_dir = session.workspace.stage_dir(f"arm-{name}", report["provenance"]["stages"][f"arm-{name}"])
+    judged = read_json(stage_dir / "arm.json")["fingerprint"]
+    found = TunedArm(name, lambda: replier, instruction).fit((), (), seed=0).fingerprint
+    if found != judged:
+        raise ModelError(
+            f"the tuned model with its instruction is {found[:12]}, but the newest report judged {judged[:12]}: the "
+            f"adapter or the guidelines were edited since. Restore them, or run again: metier run -C "
+            f"{session.project_dir}"
+        )
 
 
 def _asked(message: str) -> Row:
@@ -140,8 +185,9 @@ class Status:
 
     def as_text(self) -> str:
         """The status for a person."""
-        lines = [f"{name:<8} {state}" for name, state in self.stages.items()]
-        lines.append(f"verdict  {self.verdict or 'none yet'}")
+        width = max(8, *map(len, self.stages))
+        lines = [f"{name:<{width}} {state}" for name, state in self.stages.items()]
+        lines.append(f"{'verdict':<{width}} {self.verdict or 'none yet'}")
         if self.running:
             lines.append("a metier process is at work in this project")
         return "\n".join(lines)
@@ -153,9 +199,11 @@ def read_status(project_dir: Path, config: ProjectConfig) -> Status:
 
     del config  # a status is told of what lies there, whatever the settings say now
     workspace = Workspace(project_dir)
+    stages_dir = workspace.root / "stages"
+    arms = sorted(folder.name for folder in stages_dir.glob("arm-*/"))
     stages = {}
-    for name in STAGES:
-        folders = sorted((workspace.root / "stages" / name).glob("*/"))
+    for name in (*BEFORE_ARMS, *arms, *AFTER_ARMS):
+        folders = sorted((stages_dir / name).glob("*/"))
         done = [folder for folder in folders if (folder / "done.json").exists()]
         stages[name] = "finished" if done else ("unfinished" if folders else "not begun")
     running = False

@@ -30,7 +30,7 @@ from metier.split import assert_disjoint
 if TYPE_CHECKING:
     from metier.ledger import Ledger, Look
 
-__all__ = ["SCORES_NAME", "Looked", "frozen_comparators", "look_at_holdout", "look_id", "looks_report"]
+__all__ = ["SCORES_NAME", "Looked", "frozen_comparators", "granted_alpha", "look_at_holdout", "look_id", "looks_report"]
 
 LOOK_VERSION = 2
 SCORES_NAME = "scores.parquet"
@@ -140,7 +140,7 @@ def _score_all(
         split_id=sealed.split_id,
         question_hash=sealed.question_hash,
         arms_hash=arms_hash,
-        alpha=_grant(session, sealed, arms_hash),
+        alpha=granted_alpha(session, sealed, ran),
         alpha_budget=decision.alpha,
         max_looks=decision.max_looks,
     )
@@ -164,12 +164,17 @@ def _score_all(
     write_json(stage_dir / "look.json", {"look_id": opened.look.look_id})
 
 
-def _grant(session: Session, sealed: Sealed, arms_hash: str) -> float:
-    """The error rate this look may spend; a resumed look keeps the one it was opened with."""
+def granted_alpha(session: Session, sealed: Sealed, trials: Sequence[FittedTrial]) -> float:
+    """The error rate the look at these arms may spend; a resumed look keeps the one it was opened with.
+
+    Raises:
+        GateClosed: the looks of this question are used up.
+        DataError: the hold-out changed without growing.
+    """
     from metier.assess import PastLook, next_look
     from metier.ledger import find_seal, looks_of
 
-    past = []
+    arms_hash, past = _arms_hash(trials), []
     for look in looks_of(session.ledger, sealed.question_hash):
         if look.arms_hash == arms_hash and look.split_id == sealed.split_id:
             return look.alpha

@@ -56,6 +56,11 @@ class Plan:
     speeds: Mapping[str, Any]
     """What was measured: tokens a second by kind of work."""
 
+    @property
+    def size(self) -> str:
+        """The tuning run in words."""
+        return f"{_passes(self.passes)} over {self.num_train_rows} rows, top {self.depth} layers, {self.dtype}"
+
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return asdict(self)
@@ -105,8 +110,7 @@ def make_plan(session: Session, parts: Parts) -> Plan:
         session.progress.say(f"given up for the budget: {sentence}")
     minutes = plan.predictions["run_minutes"]
     session.progress.predicted_s = dict(plan.predicted_s)
-    size = f"{plan.passes:g} passes over {plan.num_train_rows} rows, top {plan.depth} layers, {plan.dtype}"
-    session.progress.say(f"about {minutes[0]:.1f} minutes ({minutes[1]:.1f} to {minutes[2]:.1f}); {size}")
+    session.progress.say(f"about {minutes[0]:.1f} minutes ({minutes[1]:.1f} to {minutes[2]:.1f}); {plan.size}")
     return plan
 
 
@@ -155,6 +159,11 @@ def _plan(session: Session, parts: Parts) -> Plan:
     )
 
 
+def _passes(num: float) -> str:
+    """1 pass, 1.5 passes."""
+    return "1 pass" if num == 1 else f"{num:g} passes"
+
+
 def _refuse_depth(session: Session) -> None:
     """Raise `ConfigError` where more layers are to be adapted than the base has."""
     from metier.engine import read_shape
@@ -191,7 +200,7 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
     """A sentence for everything that is smaller than wanted."""
     sentences = []
     if choice.passes < wanted.passes:
-        sentences.append(f"{choice.passes:g} passes over the train rows instead of {wanted.passes:g}.")
+        sentences.append(f"{_passes(choice.passes)} over the train rows instead of {wanted.passes:g}.")
     if choice.depth < wanted.depth:
         sentences.append(f"Adapters on the top {choice.depth} of {num_layers} layers.")
     if choice.num_rows < wanted.num_rows:

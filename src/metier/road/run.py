@@ -126,7 +126,7 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
         "report",
         version=REPORT_VERSION,
         inputs={**stages, "before_look": value_hash(found.before.facts)},
-        config={"price": asdict(session.config.price)},
+        config={"price": asdict(session.config.price), "project": session.config.project.name},
         work=work,
     ).dir
 

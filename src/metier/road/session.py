@@ -12,6 +12,7 @@ from metier.arms import Replier, read_wordings
 from metier.core.errors import DataError, ModelError
 from metier.core.hashing import file_sha256, value_hash
 from metier.core.project_file import ProjectConfig
+from metier.road.grading_code import files_imported
 from metier.road.progress import Progress
 from metier.road.workspace import Stage, Workspace
 
@@ -88,14 +89,11 @@ class Session:
 
     @cached_property
     def own_code(self) -> dict[str, str]:
-        """SHA-256 of every file of the project that grades replies, by its name."""
-        named = [
-            str(c.args.get("function", "")).partition(":")[0] for c in self.config.convention if c.check == "python"
-        ]
-        paths = {f"{module.replace('.', '/')}.py" for module in named}
-        return {
-            name: file_sha256(self.project_dir / name) for name in sorted(paths) if (self.project_dir / name).exists()
-        }
+        """SHA-256 of every Python file of the project that grades replies, by its name; helpers it imports included."""
+        named = [c.args.get("function", "") for c in self.config.convention if c.check == "python"]
+        paths = files_imported(self.project_dir, [str(function).partition(":")[0] for function in named])
+        root = self.project_dir.resolve()
+        return {path.relative_to(root).as_posix(): file_sha256(path) for path in paths}
 
     @cached_property
     def question(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DevReplies", "FittedTrial", "arm_name", "fit_arms", "fit_untuned"]
 
-ARM_VERSION = 2
+ARM_VERSION = 3
 LATENCY_ROWS = 40
 """Dev prompts answered one at a time for latency; their replies are the dev scores of the report."""
 
@@ -128,8 +128,10 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts) -> 
     def work(stage_dir: Path) -> None:
         arm = recipe.fit(parts.train, parts.dev, seed=session.config.project.seed)
         fitted.append(arm)
+        part = session.progress.part
         session.progress.enter("latency")
         dev = measure(session, arm, parts.dev)
+        session.progress.enter(part)
         write_json(
             stage_dir / "arm.json", {"described": arm.describe(), "fingerprint": arm.fingerprint, "dev": _dev_json(dev)}
         )
@@ -164,9 +166,10 @@ def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[Ren
     if config.kind == "prompt":
         return PromptArm(name, replier, grader, session.wordings)
     instruction = instruction_text(config, session.wordings) or ""
+    carries = (config.instruction or "full") if instruction else "none"
     if config.kind == "few_shot":
-        return FewShotArm(name, replier, grader, instruction, config.k or plan.few_shot_k)
-    return RetrievalArm(name, replier, grader, instruction, config.k or plan.retrieval_k)
+        return FewShotArm(name, replier, grader, instruction, config.k or plan.few_shot_k, carries)
+    return RetrievalArm(name, replier, grader, instruction, config.k or plan.retrieval_k, carries)
 
 
 def measure(session: Session, arm: FittedArm, dev: Sequence[Row]) -> DevReplies:

@@ -33,7 +33,8 @@ def decide_from_scores(
     """The verdict over the scores of one look.
 
     `decision` and `guards` are the frozen question's; `facts` are what was recorded before the look: tuned (arm name),
-    comparators, guard_reference, binary, binary_checks, margin and cost_ratio (low, high, of; or None).
+    comparators, guard_reference (also the rival of the cost ratio), binary, binary_checks, margin (None under
+    as_good_for_less) and cost_ratio (low, high, of; or None).
 
     Raises:
         DataError: the table's arms are not the tuned arm and the frozen comparators.
@@ -48,7 +49,7 @@ def decide_from_scores(
         paired,
         alpha_this_look=alpha,
         guards=watched,
-        cost_ratio=_cost_ratio(facts["cost_ratio"]),
+        cost_ratio=_cost_ratio(facts["cost_ratio"], versus=facts["guard_reference"]),
         other_questions=other_questions,
     )
 
@@ -217,9 +218,9 @@ def _guard(table: ScoreFile, guard: GuardConfig, facts: Mapping[str, Any], *, bi
     )
 
 
-def _cost_ratio(values: Mapping[str, Any] | None) -> CostRatio | None:
+def _cost_ratio(values: Mapping[str, Any] | None, *, versus: str) -> CostRatio | None:  # Any: JSON values
     if values is None:
         return None
     from metier.assess import CostRatio
 
-    return CostRatio(values["low"], values["high"], values["of"])
+    return CostRatio(values["low"], values["high"], versus, values["of"])

@@ -154,19 +154,25 @@ def _file_problems(session: Session, report: Report) -> list[str]:
             "knows; run again to write it anew."
         )
         problems += _edited_fields(session, report, {written.report_sha256 for written in known})
-    pages = {written.page_sha256 for written in mine or known}
-    if pages != {None} and file_sha256(folder / PAGE_NAME) not in pages:
-        problems.append(f"{folder / PAGE_NAME}: not the page that was written; run again to write it anew.")
+    pages, page_path = {written.page_sha256 for written in mine or known}, folder / PAGE_NAME
+    if pages != {None} and not page_path.exists():
+        problems.append(f"{page_path}: missing; expected the page that was written; run again to write it anew.")
+    elif pages != {None} and file_sha256(page_path) not in pages:
+        problems.append(f"{page_path}: not the page that was written; run again to write it anew.")
     return problems
 
 
 def _edited_fields(session: Session, report: Report, known: set[str]) -> list[str]:
-    """The fields in which a report differs from the untouched copy in its stage folder, where one is left."""
+    """The fields in which a report differs from the untouched copy in its stage folder, where one is left.
+
+    A look has a copy for each price list and project name it was told under; the one that differs least was edited.
+    """
+    found, told = [], report.as_json()
     for path in (session.workspace.root / "stages" / "report").glob(f"*/{REPORT_NAME}"):
         written = read_json(path)
         if file_sha256(path) in known and written["provenance"]["look_id"] == report.provenance["look_id"]:
-            return _shown(list(differences(written, report.as_json())))
-    return []
+            found.append(list(differences(written, told)))
+    return _shown(min(found, key=len, default=[]))
 
 
 def differences(right: Any, told: Any, where: str = "") -> Iterator[str]:  # Any: JSON values, or dataclasses' values

@@ -10,13 +10,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash
+from metier.core.errors import StoreError
+from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_json
 
 __all__ = ["Stage", "Workspace", "peak_memory_gib"]
+
+SPENT_NAME = "spent.json"
+"""Seconds of the attempts before this one; its time of writing is when this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,7 @@ class Stage:
     dir: Path
     hash: str
     seconds: float
-    """Time its work took when it was done; a later rerun that skips it keeps this figure."""
+    """Time its work took, over all attempts; a later rerun that skips it keeps this figure."""
     peak_memory_gib: float
     """Peak memory of the process at its end."""
 
@@ -73,14 +78,37 @@ class Workspace:
         wanted_hash = stage_hash(stage=name, version=version, inputs=inputs, config=config)
         stage_dir = self.stage_dir(name, wanted_hash)
         if not finished(stage_dir, wanted_hash):
+            before_s = _spent_s(stage_dir)
             if not resumable:
                 fresh_dir(stage_dir)
-            stage_dir.mkdir(parents=True, exist_ok=True)
-            started_s = time.monotonic()
-            work(stage_dir)
-            finish(stage_dir, wanted_hash, seconds=time.monotonic() - started_s, peak_memory_gib=peak_memory_gib())
+            seconds = before_s + _timed(work, stage_dir, before_s)
+            finish(stage_dir, wanted_hash, seconds=seconds, peak_memory_gib=peak_memory_gib())
         done = read_json(stage_dir / "done.json")
         return Stage(stage_dir, wanted_hash, done["seconds"], done["peak_memory_gib"])
+
+
+def _timed(work: Callable[[Path], None], stage_dir: Path, before_s: float) -> float:
+    """Do the work; seconds it took. Where it ends early they are noted beside `before_s`, for the next attempt."""
+    write_json(stage_dir / SPENT_NAME, {"seconds": before_s})
+    started_s = time.monotonic()
+    try:
+        work(stage_dir)
+    except BaseException:
+        with suppress(StoreError):  # a full disk: what stopped the work is told, not this
+            write_json(stage_dir / SPENT_NAME, {"seconds": before_s + time.monotonic() - started_s})
+        raise
+    return time.monotonic() - started_s
+
+
+def _spent_s(stage_dir: Path) -> float:
+    """Seconds of all earlier attempts at a stage, damaged ones included; of a killed one those up to its last write."""
+    if (stage_dir / "done.json").exists():
+        return float(read_json(stage_dir / "done.json")["seconds"])
+    if not (stage_dir / SPENT_NAME).exists():
+        return 0.0
+    written_s = [path.stat().st_mtime for path in stage_dir.rglob("*") if path.is_file()]
+    last_attempt_s = max(written_s) - (stage_dir / SPENT_NAME).stat().st_mtime
+    return float(read_json(stage_dir / SPENT_NAME)["seconds"]) + last_attempt_s
 
 
 def peak_memory_gib() -> float:

@@ -62,6 +62,7 @@ def render_report(report: Report) -> str:
         dropped=dropped_lines(report),
         num_shown=_SHOWN_REASONS,
         looks_sentence=sentences.looks_sentence(report.looks),
+        split_aside=sentences.split_aside(report),
         base_label=sentences.base_label(report),
         rows_needed=sentences.rows_needed_lines(report),
         cross_checks=sentences.cross_check_lines(report),

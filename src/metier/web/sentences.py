@@ -15,9 +15,9 @@ from metier.core.report import Comparison, LooksReport, Outcome, Report
 from metier.web.numbers import confidence, points
 
 __all__ = [
-    "DROP_REASONS", "NONE_DECIDES", "SKIP_REASONS", "Line", "base_label", "cross_check_lines", "fact_lines",
-    "gain_levels", "looks_sentence", "method_words", "next_step", "quantity_words", "rows_needed_lines",
-    "setting_words",
+    "DROP_REASONS", "NONE_DECIDES", "SKIP_REASONS", "SPLIT_REASONS", "Line", "base_label", "cross_check_lines",
+    "fact_lines", "gain_levels", "looks_sentence", "method_words", "next_step", "quantity_words", "rows_needed_lines",
+    "setting_words", "split_aside",
 ]  # fmt: skip
 
 NONE_DECIDES = "no number of rows decides"
@@ -33,6 +33,7 @@ DROP_REASONS: Mapping[str, str] = MappingProxyType(
         "near_duplicate": "nearly the same as another row",
         "private_data": "with private data",
         "gold_fails_grader": "with a reply that breaks your own conventions",
+        "nothing_to_check": "in which one of your conventions finds nothing to check",
         "near_holdout": "nearly the same as a hold-out row",
         "near_dev": "nearly the same as a dev row",
         "shared_group": "of a group that is in the hold-out or dev",
@@ -41,6 +42,8 @@ DROP_REASONS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Every reason for which a row is set aside; a test holds the keys to those the code gives."""
+SPLIT_REASONS = ("near_holdout", "near_dev", "shared_group", "not_older", "holdout_unused")
+"""Those of the split."""
 SKIP_REASONS: Mapping[str, str] = MappingProxyType(
     {
         "no_train_rows": "no train rows",
@@ -89,14 +92,34 @@ def next_step(report: Report) -> str:
     if code == "guard":
         return f"Do not serve this adapter: {name} got worse. Mend the rows behind it, then run again."
     if code == "not_cheaper":
-        return f"Use {rival} instead: the tuned model was to cost less, and does not."
-    return f"Use {rival} instead, or change what is asked: tuning does not gain enough over it here."
+        cheaper = report.provenance["before_look"]["guard_reference"]  # whose cost the tuned model's was held against
+        return f'Use "{cheaper}" instead: the tuned model was to cost less, and does not.'
+    if report.gave_up:
+        return (
+            f'Use "{rival}" for now{_how_good(report)}. The budget made this tuning smaller than wanted '
+            f"({_given_up(report)}): give it more minutes before you drop it."
+        )
+    return f'Use "{rival}" instead{_how_good(report)}: on these rows tuning does not gain enough over it.'
+
+
+def _how_good(report: Report) -> str:
+    """How often the arm to be used is right itself: better than the tuned one is not yet good."""
+    score = next((arm.score for arm in report.arms if arm.name == report.gain.versus), None)
+    return "" if score is None else f" (it scores {100 * score:.0f} % itself)"
+
+
+def _given_up(report: Report) -> str:
+    """What the plan gave up, as a clause."""
+    return "; ".join(sentence[0].lower() + sentence[1:].rstrip(".") for sentence in report.gave_up)
 
 
 def _collect_holdout(report: Report, code: str, name: str) -> str:
     """The next step of an undecided verdict: how many rows, and which look they would be judged in."""
     if code == "cost_unproven":
-        return "Measure the cost of more requests, then run again: the gain is shown, the lower cost is not yet."
+        return (
+            "Ask a changed question with token prices in [price], or with a larger volume in [decision.value] where "
+            "you expect one: that the model is as good is shown, the lower cost is not."
+        )
     if code == "guard_unproven":
         rows = next((guard.rows_needed for guard in report.guards if guard.name == name), None)
         if rows is None:
@@ -187,6 +210,14 @@ def looks_sentence(looks: LooksReport) -> str:
     if others:
         sentence += f", for {others} other {'question' if others == 1 else 'questions'} too"
     return f"{sentence}: choices made since the first look could know its result."
+
+
+def split_aside(report: Report) -> str:
+    """How many rows the split set aside and, where the report counts them by reason, why."""
+    num = report.split.purged
+    why = [f"{n:,} {DROP_REASONS[reason]}" for reason in SPLIT_REASONS if (n := report.data.quarantined.get(reason))]
+    rows = f"{num:,} {'row' if num == 1 else 'rows'} set aside by the split"
+    return f"{rows}: {', '.join(why)}" if why else rows
 
 
 def cross_check_lines(report: Report) -> list[dict[str, str]]:

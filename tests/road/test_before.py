@@ -1,0 +1,99 @@
+"""What `metier assess` answers for each of the three ways to ask, worked by hand for a dev set and a price list."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from metier.core.errors import ConfigError
+from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
+from metier.core.trials import Reply
+from metier.road.before import Assessed, _assessed
+from metier.road.trials import DevReplies, FittedTrial
+
+TUNE_MINUTES = 10.0  # at 6 an hour: 1.00
+PRICE = PriceConfig(machine_hour=6.0, token_in=1.0)
+VALUE = ValueConfig(worth=0.01, requests_per_month=100, horizon_months=10)  # 1.00 / 1,000 requests = .001 each
+
+
+def trial(name: str, *, right: int, tokens_in: int, of: int = 20) -> FittedTrial:
+    """An arm with so many right replies on dev, and so many prompt tokens a request."""
+    replies = tuple(Reply(text="", tokens_in=tokens_in, tokens_out=0, seconds=0.1) for _ in range(of))
+    dev = DevReplies(
+        row_ids=tuple(f"r{i}" for i in range(of)),
+        replies=replies,
+        scores=(1.0,) * right + (0.0,) * (of - right),
+        reasons=((),) * of,
+    )
+    arm: Any = object()  # Any: what is asked of it is its replies alone
+    return FittedTrial(name=name, kind=name, arm=arm, skip_reason="", dev=dev, carries="")
+
+
+def assessed(decision: DecisionConfig, *trials: FittedTrial, num_holdout: int = 500) -> Assessed:
+    session: Any = SimpleNamespace(config=SimpleNamespace(decision=decision, price=PRICE))  # Any: two tables are read
+    parts: Any = SimpleNamespace(num_holdout=num_holdout)
+    plan: Any = SimpleNamespace(predictions={"tune_minutes": (TUNE_MINUTES, 7.0, 13.0)})
+    return _assessed(session, parts, plan, list(trials))
+
+
+HALF = trial("prompt", right=10, tokens_in=1000)  # score .5, .001 a request
+
+# Rows: (z(1 - .05 / 3) + z(.8))^2 = (2.12805 + .84162)^2 = 8.81894 times (disagreement - gain^2) / (gain - bound)^2.
+
+
+def test_a_margin_is_planned_for_at_the_gain_that_is_set() -> None:
+    found = assessed(DecisionConfig(margin=0.1, plan_gain=0.3), HALF)
+    assert (found.margin, found.plan_gain) == (0.1, 0.3)
+    assert found.rows_needed == 91  # 8.81894 x (.5 - .09) / .04 = 90.4
+    assert found.problems == []
+
+
+def test_a_value_is_planned_for_at_twice_the_gain_that_pays_for_the_predicted_tuning() -> None:
+    found = assessed(DecisionConfig(value=VALUE), HALF)
+    assert found.margin == pytest.approx(0.1)  # .001 / .01
+    assert found.plan_gain == pytest.approx(0.2)
+    assert found.rows_needed == 406  # 8.81894 x (.5 - .04) / .01 = 405.7
+    assert found.problems == []
+    assert found.as_text().endswith("go")
+    (problem,) = assessed(DecisionConfig(value=VALUE), HALF, num_holdout=400).problems
+    assert problem == "the hold-out has 400 rows, about 406 are needed to show a gain of 0.2."
+
+
+def test_what_a_request_to_the_tuned_model_saves_counts_under_a_value() -> None:
+    dear = trial("few_shot", right=10, tokens_in=1500)  # the best arm, .0015 a request; the base answers for .001
+    found = assessed(DecisionConfig(value=VALUE), dear, trial("prompt", right=2, tokens_in=1000))
+    assert found.margin == pytest.approx(0.05)  # (.001 + .001 - .0015) / .01
+    small = assessed(DecisionConfig(value=VALUE), trial("small", right=10, tokens_in=0))
+    assert small.margin == pytest.approx(0.1), "no request to the base was measured: no saving and no loss is taken"
+
+
+def test_a_gain_too_small_to_be_shown_says_what_to_set() -> None:
+    cheap = ValueConfig(worth=1.0, requests_per_month=100, horizon_months=10)
+    (problem,) = assessed(DecisionConfig(value=cheap), HALF).problems
+    assert problem == (
+        "no number of hold-out rows that you could collect shows a gain of 0.002 to reach 0.001; set "
+        "decision.plan_gain to the gain you expect, further above it, or raise decision.max_holdout_rows."
+    )
+    assert assessed(DecisionConfig(value=cheap, plan_gain=0.2), HALF).problems == []
+
+
+def test_tuning_that_cannot_pay_is_refused_before_it_is_paid_for() -> None:
+    rare = ValueConfig(worth=0.01, requests_per_month=1, horizon_months=10)  # .1 a request: a gain of 10
+    with pytest.raises(ConfigError, match=r"the gain that pays for tuning is 10.00, and a score cannot rise by more"):
+        assessed(DecisionConfig(value=rare), HALF)
+
+
+def test_as_good_for_less_is_planned_for_at_no_change_against_the_accepted_loss() -> None:
+    found = assessed(DecisionConfig(claim="as_good_for_less", limit=0.1), HALF)
+    assert (found.margin, found.plan_gain) == (-0.1, 0.0)
+    assert found.rows_needed == 441  # 8.81894 x .5 / .01 = 440.9
+    assert found.problems == []
+    full = assessed(DecisionConfig(claim="as_good_for_less", limit=0.1), trial("small", right=20, tokens_in=0))
+    assert (full.headroom, full.problems) == (0.0, []), "no headroom is wanted where no gain is claimed"
+
+
+def test_the_volume_of_as_good_for_less_makes_no_margin() -> None:
+    rare = ValueConfig(worth=0.01, requests_per_month=1, horizon_months=10)
+    assert assessed(DecisionConfig(claim="as_good_for_less", value=rare, limit=0.1), HALF).margin == -0.1
