@@ -55,7 +55,7 @@ def test_worth_it_when_every_lower_bound_reaches_the_margin() -> None:
     assert found.gain.low == pytest.approx(0.0728, abs=1e-4)
     assert (found.gain.method, found.gain.estimate, found.gain.discordance) == ("bonett_price", 0.1, 0.14)
     assert found.verdict.sentence == (
-        "Worth it: on 500 held-out rows the tuned model scores 10.0 points above its strongest rival, few_shot (gain between "
+        'Worth it: on 500 held-out rows the tuned model scores 10.0 points above its strongest rival, "few_shot" (gain between '
         "7.3 and 12.6 points of 100), and a gain of at least 3.0 points was asked for."
     )
 
@@ -100,7 +100,7 @@ def test_not_worth_it_says_whether_a_curve_was_measured() -> None:
     flat = answer(BAD, forecast={"few_shot": forecast(0.0, 0.029)})
     assert (flat.verdict.outcome, flat.verdict.reason) == (Outcome.NOT_WORTH_IT, "below_margin")
     assert flat.verdict.sentence.endswith("; four times the training rows are not forecast to reach it.")
-    assert "4.0 points below its strongest rival, few_shot" in flat.verdict.sentence
+    assert '4.0 points below its strongest rival, "few_shot"' in flat.verdict.sentence
 
 
 def test_need_train_rows_when_the_band_reaches_the_margin_within_four_times_the_rows() -> None:

@@ -66,10 +66,10 @@ def _measured(comparison: Comparison, rival: str) -> str:
         rows += f" ({comparison.num_groups:,} groups)"
     text = points(abs(comparison.estimate))
     if text == "0.0":
-        gap = f"level with {rival}, {comparison.versus}"
+        gap = f'level with {rival}, "{comparison.versus}"'
     else:
         side = "above" if comparison.estimate > 0 else "below"
-        gap = f"{text} points {side} {rival}, {comparison.versus}"
+        gap = f'{text} points {side} {rival}, "{comparison.versus}"'
     interval = f"(gain between {points(comparison.low)} and {points(comparison.high)} points of 100)"
     return f"on {rows} the tuned model scores {gap} {interval}"
 
