@@ -284,8 +284,8 @@ def decode_rows(model: DecodeModel, cache: KvCache, plan: StepPlan, token_B: Ten
 
     def attend(i: int, query_BHE: Tensor, key_BKE: Tensor, value_BKE: Tensor) -> Tensor:
         cache.write(i, index, key_BKE, value_BKE)
-        key = cache.key_LSKTE[i, :num_rows, :, :num_own]
-        value = cache.value_LSKTE[i, :num_rows, :, :num_own]
+        key = cache.key(i)[:num_rows, :, :num_own]
+        value = cache.value(i)[:num_rows, :, :num_own]
         if not plan.trunks:
             return _attend_own(query_BHE, key, value, mask_BW)
         return _attend_step(shape, plan, i, query_BHE, key, value, mask_BW).to(model.dtype)
@@ -306,7 +306,7 @@ def decode_run(model: DecodeModel, cache: KvCache, token_N: Tensor, num_own: int
 
     def attend(i: int, query_NHE: Tensor, key_NKE: Tensor, value_NKE: Tensor) -> Tensor:
         cache.write(i, index, key_NKE, value_NKE)
-        key, value = cache.key_LSKTE[i, 0, :, :width], cache.value_LSKTE[i, 0, :, :width]
+        key, value = cache.key(i)[0, :, :width], cache.value(i)[0, :, :width]
         query = query_NHE.reshape(num, kv, group, -1).transpose(0, 1).reshape(kv, num * group, -1)
         weight = torch.softmax(torch.baddbmm(mask_1QT, query, key.transpose(1, 2)), -1).to(value.dtype)
         return torch.bmm(weight, value).view(kv, num, group, -1).transpose(0, 1).reshape(num, -1)

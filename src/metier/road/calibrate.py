@@ -22,8 +22,10 @@ __all__ = ["Speeds", "Workload", "measure_speeds", "measure_workload"]
 
 PROBE_PROMPTS = 24
 SINGLE_PROMPTS = 6
-MAX_BATCH = 64
-"""Rows the decoder answers at once."""
+MAX_BATCH, MAX_POSITIONS = 64, 32_768
+"""Rows the decoder answers at once, and positions it holds for all of them together."""
+RESIZE = 1.2
+"""Keys and values while they are moved into larger slots: a fifth of them stands twice."""
 GIB = 1024**3
 
 
@@ -83,7 +85,8 @@ class Speeds:
     def peak_memory_gib(self, *, num_rows: int, num_positions: float) -> float:
         """Peak memory of the run in GiB: the tuned model comes on top, and a full batch of the longest prompts."""
         tuned = 2 * self.weights_gib  # the weights, and the decoder's packed copy of them
-        return self.measured_gib + tuned + min(num_rows, MAX_BATCH) * num_positions * self.position_gib
+        positions = min(min(num_rows, MAX_BATCH) * num_positions, MAX_POSITIONS)
+        return self.measured_gib + tuned + RESIZE * positions * self.position_gib
 
     def as_json(self) -> dict[str, Any]:
         """The speeds as JSON values."""
@@ -97,17 +100,31 @@ def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Work
     train_tokens = tuple(len(row.tokens) for row in rendered.train)
     gold = float(np.mean([row.num_trained for row in (*rendered.train, *rendered.dev)]))
     asked = float(np.mean([len(row.tokens) for row in rendered.dev])) - gold
-    shot = float(np.mean(train_tokens))
-    # Fixed examples are part of the prefix; retrieved ones differ from row to row: two of them on average.
+    shot, nearest = float(np.mean(train_tokens)), _retrieved(session, parts, rendered)
+    # Fixed examples are part of the prefix; retrieved ones differ from row to row.
     return Workload(
         train_tokens=train_tokens,
         dev_tokens=tuple(len(row.tokens) for row in rendered.dev),
         num_dev=len(parts.dev),
         num_holdout=parts.num_holdout,
-        prompt_tokens={"prompt": asked, "few_shot": asked, "retrieval": asked + 2 * shot, "tuned": asked},
+        prompt_tokens={"prompt": asked, "few_shot": asked, "retrieval": asked + nearest, "tuned": asked},
         prefix_tokens={"prompt": head, "few_shot": head + 3 * shot, "retrieval": head, "tuned": 0.0},
         gold_tokens=gold,
     )
+
+
+def _retrieved(session: Session, parts: Parts, rendered: Rendered) -> float:
+    """Tokens the nearest train rows add to a prompt, mean over a few dev rows: long prompts have long neighbours."""
+    from metier.arms.nearest import NearestRows
+    from metier.arms.retrieval import DEFAULT_K
+
+    wanted = [max(arm.k or DEFAULT_K) for arm in session.config.arm if arm.kind == "retrieval"]
+    if not wanted:
+        return 0.0
+    tokens = {row.row_id: len(row.tokens) for row in rendered.train}
+    shown = NearestRows.build([row for row in parts.train if row.row_id in tokens])
+    found = shown.nearest(parts.dev[:PROBE_PROMPTS], max(wanted))
+    return float(np.mean([sum(tokens[row.row_id] for row in near) for near in found]))
 
 
 def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds:
