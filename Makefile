@@ -47,6 +47,14 @@ bench: $(VENV)/.dev  ## the long measurements; prints one JSON object each
 	$(BIN)/python benchmarks/decision_rates.py --json
 	$(BIN)/python benchmarks/tune_speed.py --json
 	$(BIN)/python benchmarks/decode_speed.py --json
+	$(BIN)/python benchmarks/ledger_speed.py --json
+	$(BIN)/python benchmarks/split_speed.py --json
+	$(BIN)/python benchmarks/private_recall.py --json
+	$(BIN)/python benchmarks/reading.py --json
+	$(BIN)/python benchmarks/annotators.py --json
+	$(BIN)/python benchmarks/near_duplicates.py --json
+	$(BIN)/python benchmarks/governed_rows.py --json
+	$(BIN)/python benchmarks/label_errors.py --json
 
 clean:  ## remove the virtual environment and tool caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build

@@ -119,15 +119,100 @@ def show(
     directory: Dir = HERE,
     settings: Set = None,
     as_json: AsJson = False,
+    history: Annotated[
+        bool, typer.Option("--history", help="Tell what happened to the row, without its text.")
+    ] = False,
 ) -> None:
-    """Show a row as the model sees it, trained tokens marked.
+    """Show a row as the model sees it, trained tokens marked, or its whole history.
 
     Example: metier show 0 -C support
     """
     from metier.project import Project
 
-    shown = Project.load(directory, settings or ()).show(row)
+    project = Project.load(directory, settings or ())
+    if history:
+        told = project.history(row)
+        emit(told.as_json(), told.as_text(), as_json=as_json)
+        return
+    shown = project.show(row)
     emit(shown.as_json(), shown.as_text(colour=sys.stdout.isatty()), as_json=as_json)
+
+
+@app.command()
+def curate(
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+    restore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--restore", metavar="ROW", help="Put a row that was set aside back: file:record, an id or its beginning."
+        ),
+    ] = None,
+) -> None:
+    """List the rows that cleaning set aside, with the reason, and put rows back.
+
+    Example: metier curate -C support --restore 5f0c
+    """
+    from metier.project import Project
+
+    found = Project.load(directory, settings or ()).curate(restore=restore or (), watcher=_watcher())
+    emit(found.as_json(), found.as_text(), as_json=as_json)
+
+
+@app.command()
+def label(
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option("--export", metavar="FILE", help="Write tasks for Label Studio.")] = None,
+    votes: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE", help="Read an export of Label Studio.")
+    ] = None,
+    guideline: Annotated[str, typer.Option("--guideline", help="Version of the guideline the votes followed.")] = "",
+) -> None:
+    """Send rows out to be labelled, read the votes, and report on labels and annotators.
+
+    Example: metier label -C support --import votes.json
+    """
+    from metier.core.errors import ConfigError
+    from metier.project import Project
+
+    if out is not None and votes is not None:
+        raise ConfigError("--export and --import are both given; expected one. Import first, then export what is left.")
+    if guideline and votes is None:
+        raise ConfigError(
+            f"--guideline {guideline!r} without --import; it is the version votes followed. Add --import."
+        )
+    project = Project.load(directory, settings or ())
+    if out is not None:
+        num, xml = project.export_tasks(out), out.with_suffix(".xml")
+        interface = str(xml) if xml.exists() else None  # an older file of this name is refused
+        text = f"{num} tasks written to {out}" + (f", their interface to {interface}" if interface else "")
+        emit({"tasks": num, "file": str(out), "interface": interface}, text, as_json=as_json)
+    if votes is not None:
+        read = project.import_votes(votes, guideline_version=guideline)
+        emit(read.as_json(), read.as_text(), as_json=as_json)
+    if out is None and votes is None:
+        told = project.annotators()
+        emit(told.as_json(), told.as_text(), as_json=as_json)
+
+
+@app.command()
+def erase(
+    subject: Annotated[str, typer.Argument(help="The person, as the subject column names it.")],
+    directory: Dir = HERE,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; erase nothing.")] = False,
+) -> None:
+    """Erase a person: rows, copies, votes, caches, and the models that saw them named; ends in a signed certificate.
+
+    Example: metier erase "Ana Silva" -C support --dry-run
+    """
+    from metier.project import Project
+
+    done = Project.load(directory).erase(subject, dry_run=dry_run)
+    emit(done.as_json(), done.as_text(), as_json=as_json)
 
 
 @app.command()

@@ -20,7 +20,21 @@ from metier.core.project_file import PROJECT_FILE, ProjectConfig, load_project_f
 from metier.core.report import Outcome, Report, report_from_json
 
 if TYPE_CHECKING:
-    from metier.road import Assessed, Checked, Diagnosis, Planned, ShownRow, Status, Verified, Watcher
+    from metier.core.annotator_report import AnnotatorReport
+    from metier.ledger import RowHistory
+    from metier.road import (
+        Assessed,
+        Checked,
+        Diagnosis,
+        Erasure,
+        Imported,
+        Planned,
+        SetAside,
+        ShownRow,
+        Status,
+        Verified,
+        Watcher,
+    )
 
 __all__ = ["Project", "doctor", "init_project"]
 
@@ -54,15 +68,16 @@ class Project:
     def check(self, watcher: Watcher | None = None) -> Checked:
         """Read and clean the rows, grade their gold replies, and say whether they are ready."""
         from metier.road import check_project
+        from metier.web import render_data_page
 
-        return check_project(self.dir, self.config, watcher=watcher)
+        return check_project(self.dir, self.config, watcher=watcher, draw_data_page=render_data_page)
 
     def run(self, watcher: Watcher | None = None) -> Report:
         """The whole road; writes the report page last."""
-        from metier.road import run_road
-        from metier.web import render_report
+        from metier.road import Pages, run_road
+        from metier.web import render_data_page, render_report
 
-        return run_road(self.dir, self.config, watcher=watcher, draw_page=render_report)
+        return run_road(self.dir, self.config, watcher=watcher, pages=Pages(render_report, render_data_page))
 
     def plan(self, watcher: Watcher | None = None) -> Planned:
         """What the run would do and take; nothing is trained."""
@@ -76,11 +91,48 @@ class Project:
 
         return assess_project(self.dir, self.config, watcher=watcher)
 
+    def curate(self, *, restore: Sequence[str] = (), watcher: Watcher | None = None) -> SetAside:
+        """What cleaning set aside and why; rows named in `restore` are put back."""
+        from metier.road import curate_project
+
+        return curate_project(self.dir, self.config, restore=restore, watcher=watcher)
+
+    def export_tasks(self, path: Path) -> int:
+        """Rows of train and dev as tasks of Label Studio; number of tasks."""
+        from metier.road import export_tasks
+
+        return export_tasks(self.dir, self.config, path)
+
+    def import_votes(self, path: Path, *, guideline_version: str = "") -> Imported:
+        """The votes of an export of Label Studio into the ledger."""
+        from metier.road import import_votes
+
+        return import_votes(self.dir, self.config, path, guideline_version=guideline_version)
+
+    def annotators(self) -> AnnotatorReport:
+        """What the votes say of rows and annotators."""
+        from metier.road import report_votes
+
+        return report_votes(self.dir, self.config)
+
+    def erase(self, subject: str, *, dry_run: bool = False) -> Erasure:
+        """A person out of data, objects, caches and report; the models that saw it named."""
+        from metier.road import erase_subject
+        from metier.web import render_report
+
+        return erase_subject(self.dir, self.config, subject, dry_run=dry_run, draw_page=render_report)
+
     def show(self, row: str) -> ShownRow:
         """A row as the model sees it."""
         from metier.road import show_row
 
         return show_row(self.dir, self.config, row)
+
+    def history(self, row: str) -> RowHistory:
+        """Everything that happened to a row."""
+        from metier.road import history_of
+
+        return history_of(self.dir, self.config, row)
 
     def chat(self) -> Callable[[str], dict[str, str]]:
         """A function from a message to the replies of base and tuned model."""
@@ -106,10 +158,11 @@ class Project:
         return report_from_json(read_json(path))
 
     def verify(self) -> Verified:
-        """Everything the report claims, checked again from the files."""
+        """Ledger, objects and everything the report claims, if there is one, checked again from the files."""
         from metier.road import verify_project
 
-        return verify_project(self.dir, self.config, self.report())
+        found = self.report() if self.report_path.with_name("report.json").exists() else None
+        return verify_project(self.dir, self.config, found)
 
     def gate(self, report: Report) -> None:
         """Pass only where tuning was worth it.

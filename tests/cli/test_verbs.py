@@ -16,7 +16,8 @@ from metier.core.errors import ConfigError
 from tests.road.running import change, events_of, files_of, metier
 
 VERBS = [
-    "assess", "chat", "check", "doctor", "init", "plan", "report", "run", "show", "status", "verify",
+    "assess", "chat", "check", "curate", "doctor", "erase", "init", "label", "plan", "report", "run", "show", "status",
+    "verify",
 ]  # fmt: skip
 
 
@@ -81,11 +82,19 @@ def test_init_makes_a_project_and_never_writes_into_one(tmp_path: Path) -> None:
 
 
 def test_check_says_ready(fresh: Path) -> None:
-    ran = metier("check", "-C", fresh)
+    ran = metier("check", "-C", fresh, "--set", "decision.plan_gain=0.4")
     assert ran.code == 0, ran.err
     assert ran.out.startswith("read 90, kept 90, set aside 0, failed 0\n")
     assert "split (later): 56 train, 10 dev, 24 hold-out\n" in ran.out
-    assert ran.out.endswith("ready\n")
+    assert "\nready: Ready: of 90 usable rows 24 are held out" in ran.out
+    assert ran.out.endswith(f"Page: {fresh / '.metier/report/data.html'}\n")
+    assert "small" in (fresh / ".metier/report/data.html").read_text()
+
+
+def test_check_closes_the_gate_when_the_hold_out_could_not_show_the_gain(fresh: Path) -> None:
+    ran = metier("check", "-C", fresh)
+    assert ran.code == 3
+    assert "error: 24 held-out rows cannot show a gain of 30.0 points to reach 10.0: the bound lies " in ran.err
 
 
 def test_check_closes_the_gate_when_rows_are_missing(fresh: Path) -> None:
@@ -141,6 +150,8 @@ def test_gate_exits_3_unless_worth_it_and_still_prints_the_verdict(lean: Path) -
 def test_under_json_stdout_holds_one_object_and_progress_goes_to_stderr(lean: Path) -> None:
     for verb in ("run", "check", "plan", "status", "report", "verify", "show", "doctor"):
         arguments = [verb, "--json"] if verb == "doctor" else [verb, "-C", lean, "--json"]
+        if verb == "check":
+            arguments += ["--set", "decision.plan_gain=0.4"]
         ran = metier(*arguments)
         assert ran.code == 0, (verb, ran.err)
         assert isinstance(json.loads(ran.out), dict), verb
@@ -241,8 +252,13 @@ def test_doctor_names_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran.json["missing"][0].startswith("0.5 GiB free for models in ")
 
 
-def test_verify_without_a_run_is_an_error_and_with_one_is_consistent(fresh: Path, lean: Path) -> None:
-    assert metier("verify", "-C", fresh).code == 1
+def test_verify_without_a_run_checks_the_ledger_and_with_one_everything(fresh: Path, lean: Path) -> None:
+    ran = metier("verify", "-C", fresh)
+    assert ran.code == 0
+    assert (
+        "checked: chain, objects, erasures\nnote: no run has finished here, so there is no report to check.\n"
+        in ran.out
+    )
     ran = metier("verify", "-C", lean)
     assert ran.code == 0, ran.out
     assert ran.out.splitlines()[-1].startswith("consistent; ledger head ")
@@ -267,9 +283,11 @@ def test_verify_names_what_was_damaged(lean: Path, damage: str) -> None:
             connection.execute("UPDATE look SET alpha = 0.5")
         said = "chain: "
     elif damage == "train rows":
-        (path,) = (lean / ".metier/stages/split").glob("*/train.parquet")
+        from metier.ledger import is_pack
+
+        (path,) = (p for p in (lean / ".metier/objects").rglob("*") if p.is_file() and is_pack(p.read_bytes()))
         path.write_bytes(path.read_bytes()[:100])
-        said = "seal and certificate: cannot be checked ("
+        said = f"seal and certificate: {path}: the bytes changed"
     elif damage == "missing scores":
         (lean / ".metier/report/scores.parquet").unlink()
         said = "scores: "

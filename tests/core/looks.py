@@ -38,14 +38,16 @@ from metier.core.settings import (
     TuneConfig,
     ValueConfig,
 )
+from metier.core.table import table_of
 from metier.core.trials import Reply
-from metier.curate import CurateResult, curate
 from metier.evaluate import Grader, make_grader, run_controls
 from metier.road.cost import machine_cost, price_entries, request_costs, require_affordable
 from metier.road.plan import tune_options
 from metier.road.rendered import instruction_text
+from metier.road.run import open_session
 from metier.split import split_rows
 from tests.conventions.builders import row
+from tests.curate.cleaning import Cleaned, clean_files
 from tests.split.build import make
 
 KEY, NOW = b"a project's key", datetime(2026, 6, 1, tzinfo=UTC)
@@ -98,15 +100,15 @@ def curated(folder: Path, *, clean: CleanConfig | None = None, **changes: object
     (folder / "a.jsonl").write_text("".join(lines), encoding="utf-8")
     (folder / "b.jsonl").write_text("".join(lines[:8]), encoding="utf-8")
     config = replace(BASE, **changes)  # type: ignore[arg-type]  # object: any field of DataConfig
-    return outcome(lambda: curate(config, clean or CleanConfig(), folder, key=KEY, now=NOW))
+    return outcome(lambda: clean_files(folder, config, clean=clean or CleanConfig()))
 
 
-def data(name: str, look: Callable[[CurateResult], object], **beside: object) -> Callable[[Any, Path], object]:
+def data(name: str, look: Callable[[Cleaned], object], **beside: object) -> Callable[[Any, Path], object]:
     """A look at the rows under another value of one field of `[data]`; a refusal is a change too."""
 
     def seen(value: object, folder: Path) -> object:
         found = curated(folder, **beside, **{name: value})  # type: ignore[arg-type]  # see `curated`
-        return look(found) if isinstance(found, CurateResult) else found
+        return look(found) if isinstance(found, Cleaned) else found
 
     return seen
 
@@ -116,20 +118,32 @@ def clean(name: str) -> Callable[[Any, Path], object]:
 
     def seen(value: object, folder: Path) -> object:
         config = replace(CleanConfig(near_dup=0.9), **{name: value})  # type: ignore[arg-type]  # a name from the table
-        extra = {**records()[0], "ask": records()[0]["ask"].replace("question", "query")}
+        extra = {**records()[0], "ask": "please " + records()[0]["ask"]}
         (folder / "c.jsonl").write_text(json.dumps(extra) + "\n", encoding="utf-8")
         found = curated(folder, clean=config, files=("a.jsonl", "c.jsonl"))
-        return (found.reasons, texts(found)) if isinstance(found, CurateResult) else found
+        return (found.reasons, texts(found)) if isinstance(found, Cleaned) else found
 
     return seen
 
 
-def texts(result: CurateResult) -> list[str]:
+def texts(result: Cleaned) -> list[str]:
     return [message.content for kept in result.kept for message in kept.messages]
 
 
-def metas(field: str) -> Callable[[CurateResult], object]:
+def metas(field: str) -> Callable[[Cleaned], object]:
     return lambda result: [getattr(kept.meta, field) for kept in result.kept]
+
+
+def ledger_place(url: str, folder: Path) -> object:
+    """Where a project's ledger lies, or why nowhere."""
+    values = {"project": {"name": "p", "ledger": url}, "data": {"files": ["a"]}, "decision": {"margin": 0.1}}
+    config = ProjectConfig.from_mapping(values, where="metier.toml")
+
+    def opened() -> str:
+        with open_session(folder, config, what="test") as session:
+            return session.ledger.where
+
+    return outcome(opened)
 
 
 # [split]: 120 rows over 40 groups and 120 days, one in ten a copy of the row before.
@@ -146,7 +160,7 @@ def to_split() -> list[Row]:
             prompt=f"the very same question of {i // 20}" if i % 20 in (0, 19) else "",
             source="test.jsonl" if i >= 90 else "rows.jsonl",
             groups={"customer": f"c{i // 3}"},
-            attributes={"region": "north" if i // 3 % 4 else "south"},
+            attributes={"region": "north" if i // 3 % 3 else "south"},
         )
         for i in range(120)
     ]
@@ -156,8 +170,9 @@ def parts(config: SplitConfig, *, seed: int = 0) -> object:
     """Numbers of the rows of each part, or why there are none."""
 
     def made() -> object:
-        result = split_rows(to_split(), config, seed=seed, near_dup=0.8)
-        return {name: [r.meta.source_row for r in rows] for name, rows in result.parts.items()}
+        table = table_of(to_split(), key=KEY)
+        result = split_rows(table, config, seed=seed, near_dup=0.8)
+        return {name: table.number_N[places].tolist() for name, places in result.parts.items()}
 
     return outcome(made)
 

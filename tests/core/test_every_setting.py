@@ -53,6 +53,7 @@ from tests.core.looks import (
     guard,
     instruction,
     ladder,
+    ledger_place,
     look_of,
     metas,
     metric_name,
@@ -75,6 +76,7 @@ FOUR_GROUPS = replace(SPLIT, max_purge=0.5)
 
 SHOWN: dict[tuple[type[Settings], str], Shown] = {
     (ProjectTable, "seed"): Shown(0, 1, lambda seed, _: parts(FOUR_GROUPS, seed=seed)),
+    (ProjectTable, "ledger"): Shown("", "mysql://db/metier", ledger_place),
     (ProjectTable, "guidelines"): Shown(("one.md",), ("two.md",), wordings),
     (BaseConfig, "name"): Shown("tiny", "smollm2-135m-instruct", lambda name, _: find_source(name).text),
     (BaseConfig, "revision"): Shown(
@@ -93,8 +95,10 @@ SHOWN: dict[tuple[type[Settings], str], Shown] = {
         (), ("v1",), data("retired_policies", lambda result: result.reasons, policy="version")
     ),
     (DataConfig, "licence"): Shown("", "MIT", data("licence", metas("licence"))),
+    (DataConfig, "allowed_licences"): Shown((), ("MIT",), data("allowed_licences", texts)),
+    (DataConfig, "unknown_consent"): Shown("kept", "denied", data("unknown_consent", texts)),
     (DataConfig, "consent_default"): Shown("unknown", "denied", data("consent_default", texts)),
-    (CleanConfig, "near_dup"): Shown(1.0, 0.3, clean("near_dup")),
+    (CleanConfig, "near_dup"): Shown(1.0, 0.6, clean("near_dup")),
     (CleanConfig, "private"): Shown("replace", "keep", clean("private")),
     (CleanConfig, "max_drop_per_class"): Shown(
         0.5, 0.05, lambda share, folder: curated(folder, clean=CleanConfig(max_drop_per_class=share), expires="until")

@@ -9,9 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from metier.core.columns import rows_from_parquet, rows_to_parquet
+from metier.core.errors import StoreError
 from metier.core.hashing import canonical_json, keyed_hash, merkle_root
-from metier.core.rows import Message, Meta, Role, Row, Target, TargetKind, ToolCall, make_row
+from metier.core.rows import (
+    Message,
+    Meta,
+    Role,
+    Row,
+    Target,
+    TargetKind,
+    ToolCall,
+    content_of,
+    make_row,
+    row_from_bytes,
+    row_to_bytes,
+)
 
 KEY = b"k" * 32
 
@@ -74,26 +86,62 @@ def test_times_are_kept_in_utc() -> None:
     assert Meta(source="a", source_row=0, collected_at=aware).collected_at == datetime(2026, 3, 1, 10, tzinfo=UTC)
 
 
-@given(st.text(), st.text(), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
-def test_columns_give_back_the_same_rows(text: str, reply: str, attributes: dict[str, str]) -> None:
-    try:
-        (text + reply + "".join([*attributes, *attributes.values()])).encode()
-    except UnicodeEncodeError:
-        return  # lone surrogates never pass the reader
-    rows = [row(text, reply, attributes=attributes), row(text, reply, subjects=("s",))]
-    assert rows_from_parquet(rows_to_parquet(rows)) == rows
+json_values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(alphabet=st.characters(exclude_categories=()), max_size=6),  # half characters too
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=8,
+)
+calls = st.builds(
+    ToolCall, name=st.text(max_size=4), arguments=st.dictionaries(st.text(max_size=4), json_values, max_size=3)
+)
+plain = st.builds(Message, role=st.sampled_from(list(Role)), content=st.text(max_size=8))
+full = st.builds(
+    Message,
+    role=st.just(Role.ASSISTANT),
+    content=st.text(max_size=8),
+    name=st.none() | st.text(max_size=4),
+    tool_calls=st.lists(calls, max_size=2).map(tuple),
+    train=st.none() | st.booleans(),
+)
+conversations = st.lists(st.one_of(plain, full), min_size=1, max_size=4).map(tuple)
+metas = st.builds(
+    Meta,
+    source=st.text(max_size=4),
+    source_row=st.integers(0, 10**9),
+    subjects=st.lists(st.text(max_size=4)).map(tuple),
+    collected_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+    language=st.none() | st.just("en"),
+)
 
 
-def test_columns_keep_tool_calls_and_no_rows() -> None:
-    call = Message(role=Role.ASSISTANT, tool_calls=(ToolCall(name="f", arguments={"x": [1, {"y": None}]}),))
-    made = make_row(
-        KEY,
-        messages=(Message(role=Role.USER, content="?"), call),
-        meta=Meta(source="a", source_row=0),
-        tools=({"name": "f"},),
-    )
-    assert rows_from_parquet(rows_to_parquet([made])) == [made]
-    assert rows_from_parquet(rows_to_parquet([])) == []
+@given(
+    messages=conversations, meta=metas, tools=st.lists(st.dictionaries(st.text(max_size=4), json_values, max_size=2))
+)
+def test_bytes_give_back_the_same_row(
+    messages: tuple[Message, ...], meta: Meta, tools: list[dict[str, object]]
+) -> None:
+    made = make_row(KEY, messages=messages, meta=meta, tools=tuple(tools))
+    data = row_to_bytes(made)
+    assert row_from_bytes(data) == made
+    assert row_to_bytes(row_from_bytes(data)) == data
+
+
+@given(conversations)
+def test_what_ids_are_made_of_is_what_pydantic_would_write(messages: tuple[Message, ...]) -> None:
+    expected = [message.model_dump(mode="json", exclude_defaults=True) for message in messages]
+    assert content_of(messages, (), Target())["messages"] == expected
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"origin_id": "a"}', b"\xff"])
+def test_damaged_bytes_are_no_row(data: bytes) -> None:
+    with pytest.raises(StoreError, match=f"a stored row of {len(data)} bytes is damaged"):
+        row_from_bytes(data)
 
 
 def test_merkle_root_is_about_the_set() -> None:

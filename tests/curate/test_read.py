@@ -142,6 +142,11 @@ BAD_LINES: list[tuple[bytes, str]] = [
     (b'{"q": "x", "a": "y", "at": "soon"}', "rows.jsonl:2: column 'at': 'soon' is not a time; expected for example 2026-03-01"),
     (b'{"q": "x", "a": "y", "consent": "maybe"}', "rows.jsonl:2: consent is 'maybe'; expected granted, denied, unknown."),
     (b"[" * 100_000, "rows.jsonl:2: broken JSON (nested too deeply)"),
+    (b'{"q": "x", "a": "y", "q": "z"}', "rows.jsonl:2: broken JSON (field 'q' stands twice in one object); expected one JSON object a line."),
+    (b'{"q": "x", "a": "y", "more": ' + b"9" * 5000 + b"}", "rows.jsonl:2: broken JSON (Exceeds the limit (4300 digits)"),
+    (b'{"q": "x", "a": "y", "at": ' + b"9" * 400 + b"}", "rows.jsonl:2: column 'at': a number of more than 300 digits is not a time"),
+    (b"null", "rows.jsonl:2: a JSON null; expected a JSON object with the row's fields."),
+    (b"NaN", "rows.jsonl:2: a JSON number; expected a JSON object"),
 ]  # fmt: skip
 
 
@@ -191,8 +196,9 @@ BAD_ROWS: list[tuple[bytes, list[str]]] = [
     (b"q,a\n\xff,1\ntwo,2\n", ["rows.csv:2: column 'q': byte 1 of the field (0xff) is not UTF-8"]),
     (b"q,a\n\x00,1\ntwo,2\n", ["rows.csv:2: column 'q': a NUL byte at character 1"]),
     (b'q,a\n"one"x,1\ntwo,2\n', ["rows.csv:2: broken table row (',' expected after '\"'); expected fields quoted"]),
-    (b'q,a\ntwo,2\n"never,closed\nat,all\n', ["rows.csv:3: a quote opened at or after line 3 is never closed"]),
-]
+    (b'q,a\ntwo,2\n"never,closed\nat all\n', ["rows.csv:3: a quote opened at or after line 3 is never closed; expected a closing quote. Repair the file. The broken row seems to reach to line 4."]),
+    (b"q,a\none\rmore,1\ntwo,2\n", ["rows.csv:2: broken table row (a bare carriage return in a field); expected fields quoted"]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("data", "messages"), BAD_ROWS)
@@ -200,6 +206,62 @@ def test_bad_table_row_fails_alone(tmp_path: Path, data: bytes, messages: list[s
     result = read(write(tmp_path, data, "rows.csv"), "rows.csv")
     assert texts(result) == [("two", "2")]
     assert [found.startswith(expected) for found, expected in zip(failures(result), messages, strict=True)] == [True]
+
+
+MISTAKEN_QUOTES = [
+    # The next quote opens a field, so the one before it was opened by mistake.
+    (b'q,a\n"open,1\ntwo,2\nthree,"3"\n', [("two", "2"), ("three", "3")], 2, 2),
+    (b'q,a\n"open,1\n"open,1\ntwo,"2"\n', [("two", "2")], 2, 2),
+    # No further quote, but what follows has the form of this table.
+    (b'q,a\n"open,1\ntwo,2\nthree,3\n', [("two", "2"), ("three", "3")], 2, 2),
+    # A text of several lines with quotes that are not doubled: nothing of it becomes a row.
+    (b'q,a\n"one\nline, ""two"" or "three",\nand four",1\ntwo,2\n', [("two", "2")], 2, 4),
+    (b'q,a\n"one "two" three\nand, four",1\ntwo,2\n', [("two", "2")], 2, 3),
+    # A file cut off inside a text.
+    (b'q,a\ntwo,2\n"Dear Ana,\nyour order\nis on its', [("two", "2")], 3, 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "rows", "first", "last"), MISTAKEN_QUOTES)
+def test_a_broken_quote_takes_no_other_row_with_it_and_makes_none_up(
+    tmp_path: Path, data: bytes, rows: list[tuple[str, str]], first: int, last: int
+) -> None:
+    result = read(write(tmp_path, data, "rows.csv"), "rows.csv")
+    assert texts(result) == rows
+    assert result.failed[0].where == f"rows.csv:{first}"
+    reach = f"The broken row seems to reach to line {last}."
+    assert (reach in result.failed[0].message) == (last > first)
+
+
+def test_columns_without_a_name_may_be_many(tmp_path: Path) -> None:
+    result = read(write(tmp_path, "q,a,,\none,1,,\n", "rows.csv"), "rows.csv")
+    assert texts(result) == [("one", "1")]
+
+
+def test_a_reply_in_json_is_text(tmp_path: Path) -> None:
+    reply = '{"name": "Ana", "orders": [4411]}'
+    table = read(write(tmp_path, "q\ta\n[1, 2]\t" + reply + "\n", "rows.tsv"), "rows.tsv")
+    pair = read(
+        write(tmp_path, jsonl({"prompt": "[1, 2]", "completion": reply}), "pair.jsonl"), "pair.jsonl", columns={}
+    )
+    assert texts(table) == texts(pair) == [("[1, 2]", reply)]
+
+
+def test_bytes_in_a_parquet_column_are_no_text(tmp_path: Path) -> None:
+    import polars as pl
+
+    pl.DataFrame({"q": [b"one"], "a": ["1"]}).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="rows.parquet:1: q is a bytes; expected text. Map a field that holds text."):
+        read(tmp_path, "rows.parquet")
+
+
+def test_a_json_object_with_a_field_twice_fails_alone(tmp_path: Path) -> None:
+    data = '[{"q": "one", "a": "1"},\n {"q": "x", "q": "y", "a": "z"},\n {"q": "two", "a": "2"}]'
+    result = read(write(tmp_path, data, "rows.json"), "rows.json")
+    assert texts(result) == [("one", "1"), ("two", "2")]
+    assert failures(result) == [
+        "rows.json:2: field 'q' stands twice in one object; expected each field once. Remove one of the two."
+    ]
 
 
 def test_broken_json_array_keeps_what_came_before(tmp_path: Path) -> None:
@@ -210,7 +272,7 @@ def test_broken_json_array_keeps_what_came_before(tmp_path: Path) -> None:
 
 def test_second_row_with_an_id_fails_and_names_the_first(tmp_path: Path) -> None:
     write(tmp_path, jsonl({"q": "one", "a": "1", "id": 5}, {"q": "two", "a": "2", "id": "5"}))
-    write(tmp_path, jsonl({"q": "three", "a": "3", "id": 5}), "other.jsonl")
+    write(tmp_path, "\n\n" + jsonl({"q": "three", "a": "3", "id": 5}), "other.jsonl")
     result = read(tmp_path, "rows.jsonl", "other.jsonl", columns={**COLUMNS, "id": "id"})
     assert failures(result) == [
         "rows.jsonl:2: id '5' already stands at rows.jsonl:1; expected one row an id. Remove one of the two."
@@ -236,6 +298,13 @@ STOPS: list[tuple[dict[str, bytes], dict[str, Any], type[Exception], str]] = [
     ({"rows.xml": b"<x/>"}, {"files": ("rows.xml",)}, ConfigError, "rows.xml: .xml is not a known kind of file; expected .jsonl"),
     ({"rows.csv": b"q,a,q\n1,2,3\n"}, {"files": ("rows.csv",)}, DataError, "rows.csv:1: column 'q' stands twice in the header"),
     ({"rows.csv": b"q,a\n"}, {"files": ("rows.csv",)}, DataError, "rows.csv: no rows at all"),
+    ({"rows.csv": b"\xef\xbb\xbf"}, {"files": ("rows.csv",)}, DataError, "rows.csv: no rows at all"),
+    ({"rows.tsv": b"\xef\xbb\xbf"}, {"files": ("rows.tsv",)}, DataError, "rows.tsv: no rows at all"),
+    ({"rows.tsv": b""}, {"files": ("rows.tsv",)}, DataError, "rows.tsv: empty file; expected rows."),
+    ({"rows.parquet": b""}, {"files": ("rows.parquet",)}, DataError, "rows.parquet: empty file; expected rows."),
+    ({"rows.json": b""}, {"files": ("rows.json",)}, DataError, "rows.json: empty file; expected rows."),
+    ({"rows.csv": b'"q"x,a\n1,2\n'}, {"files": ("rows.csv",)}, DataError, "rows.csv:1: no header could be read: broken table row"),
+    ({"rows.csv": b"q,\xff\n1,2\n"}, {"files": ("rows.csv",)}, DataError, "rows.csv:1: the header is not text"),
     ({"rows.parquet": b"PAR1nonsense"}, {"files": ("rows.parquet",)}, DataError, "rows.parquet: not readable as Parquet"),
     ({"rows.json": b'[{"q": "\xff"}]'}, {"files": ("rows.json",)}, DataError, "rows.json:1: not UTF-8 (byte 0xff)"),
 ]  # fmt: skip

@@ -180,6 +180,8 @@ BAD: list[tuple[dict[str, Any], dict[str, str], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, HELLO]}, {}, "message 1 has a content part of type 'image_url'; expected text"),
     ({"messages": [HI, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}, {}, "message 2 has a tool call in broken JSON"),
     ({"messages": [HI, {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]}]}, {}, "a tool call without a name or an arguments object"),
+    ({"messages": [HI, {"role": "assistant", "tool_calls": 5}]}, {}, "message 2: tool_calls is a int; expected a list of calls. Correct the record."),
+    ({"messages": [HI, {"role": "assistant", "tool_calls": [{"function": "find"}]}]}, {}, "a tool call without a name or an arguments object"),
     ({"messages": [HI, HELLO], "tools": {"a": 1}}, {}, "tools is a dict; expected a list of tool definitions"),
     ({"messages": [{"role": "user", "content": "a\0b"}, HELLO]}, {}, "message 1 content holds a NUL character at 2; expected text"),
     ({"messages": [{"role": "user", "content": "a\ud800"}, HELLO]}, {}, "message 1 content holds half a character (a lone surrogate) at 2"),

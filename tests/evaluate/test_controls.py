@@ -4,7 +4,7 @@ import pytest
 
 from metier.conventions import fold, gold_reply
 from metier.core.errors import DataError
-from metier.evaluate import GOLD_FAILS, NOTHING_TO_CHECK, other_golds, run_controls
+from metier.evaluate import GOLD_FAILS, NOTHING_TO_CHECK, GoldGrader, controls, other_golds, run_controls
 from tests.conventions.builders import row
 from tests.evaluate.builders import GREETING, POLITE, TICKET, grader, tickets
 
@@ -153,3 +153,39 @@ def test_a_broken_function_stops_the_controls_by_name(tmp_path, value):
     own = grader([{"name": "own", "check": "python", "args": {"function": "own:score"}}], tmp_path)
     with pytest.raises(DataError, match=r"3 of 3 replies could not be scored:\n  convention 'own': own:score"):
         run_controls(tickets(3), own, seed=0)
+
+
+def test_golds_graded_as_they_come_give_the_controls_of_all_rows_at_once(monkeypatch):
+    rows = tickets(40)
+    bad = rows[7].model_copy(update={"messages": (*rows[7].prompt, rows[8].messages[-1]), "row_id": "0" * 32})
+    rows = [*rows[:7], bad, *rows[8:]]
+    made = grader([TICKET, GREETING, POLITE])
+    whole = run_controls(rows, made, seed=3)
+    assert whole.reasons == {"0" * 32: GOLD_FAILS}
+    for limit in (5000, 25):  # all rows in one piece, and a part of them drawn for the replies that know nothing
+        monkeypatch.setattr(controls, "MAX_CONTROL_ROWS", limit)
+        golds = GoldGrader(made)
+        for start in range(0, len(rows), 9):
+            golds.add(rows[start : start + 9])
+        read = []
+        found = golds.controls(
+            [row.row_id for row in rows], lambda places, read=read: [(read.append(p), rows[p])[1] for p in places], 3
+        )
+        assert (found.gold, found.num_rows, found.reasons) == (whole.gold, whole.num_rows, whole.reasons)
+        assert dict(found.quarantined) == dict(whole.quarantined)
+        assert found.empty < made.pass_mark
+        assert len(read) == min(limit, len(rows))
+
+
+def test_too_many_bad_golds_among_many_rows_are_refused(monkeypatch):
+    rows = tickets(40)
+    worse = [
+        row.model_copy(update={"messages": (*row.prompt, rows[0].messages[-1]), "row_id": f"{i:032x}"})
+        for i, row in enumerate(rows[:4], start=1)
+    ]
+    golds = GoldGrader(grader([TICKET, GREETING, POLITE]))
+    golds.add([*worse, *rows[4:]])
+    monkeypatch.setattr(controls, "MAX_CONTROL_ROWS", 20)
+    everything = [*worse, *rows[4:]]
+    with pytest.raises(DataError, match="of 40 gold replies fail their own grader|gold replies fail their own grader"):
+        golds.controls([row.row_id for row in everything], lambda places: [rows[4:][p % 36] for p in places], 0)

@@ -37,7 +37,7 @@ def grown_split(project, number, question=""):
 
 def test_a_look_gives_the_sealed_rows_and_is_recorded(project):
     opened = look_at(project)
-    assert opened.rows_parquet == HOLDOUT_BYTES
+    assert opened.pack == HOLDOUT_BYTES
     assert not opened.resumed
     (look,) = looks_of(project.ledger, project.question_hash)
     assert look == opened.look
@@ -86,7 +86,7 @@ def test_a_finished_look_has_one_result(project):
 def test_a_finished_look_may_be_read_again_and_that_is_recorded(project):
     finish_look(project.ledger, look_at(project).look.look_id, result_hash="scores")
     again = look_at(project)
-    assert (again.resumed, again.look.state, again.rows_parquet) == (True, LookState.COMPLETE, HOLDOUT_BYTES)
+    assert (again.resumed, again.look.state, again.pack) == (True, LookState.COMPLETE, HOLDOUT_BYTES)
     assert project.ledger.events(kind="look_opened")[-1].body["resumed_from"] == "complete"
 
 

@@ -10,6 +10,7 @@ from metier.ledger import (
     Prediction,
     RunState,
     aliases,
+    descendants,
     fail_run,
     find_model,
     finish_run,
@@ -17,6 +18,7 @@ from metier.ledger import (
     predict,
     predictions_of,
     record_actual,
+    record_parent,
     record_training,
     register_model,
     registered_models,
@@ -95,6 +97,55 @@ def test_a_model_changes_its_state_and_is_still_consistent(project):
         record_training(project.ledger, model.model_id, dataset_version="d", fraction=0, seed=1)
     with pytest.raises(StoreError, match=r"fraction is recorded as 0\.25 and cannot become 0\.5"):
         record_training(project.ledger, model.model_id, dataset_version="d", fraction=0.5, seed=1)
+    assert verify_chain(project.ledger) == []
+
+
+def test_models_that_went_on_from_a_model_are_found_over_all_levels(project):
+    ledger = project.ledger
+    first, second, third, other = (
+        register_model(ledger, replace(IDENTITY, adapter_sha=name)).model_id for name in ("1", "2", "3", "other")
+    )
+    record_parent(ledger, second, first)
+    record_parent(ledger, third, second)
+    head = ledger.head()
+    record_parent(ledger, third, second)
+    assert ledger.head() == head
+    assert descendants(ledger, first) == [(second, first), (third, second)]
+    assert descendants(ledger, third) == descendants(ledger, other) == []
+    record_parent(ledger, third, first)  # merged from two
+    assert descendants(ledger, first) == [*sorted([(second, first), (third, first)]), (third, second)]
+    move_alias(ledger, "champion", second)
+    assert descendants(ledger, "champion") == [(third, second)]
+    assert ledger.events(kind="parent_recorded")[0].body["parent"] == first
+    assert verify_chain(ledger) == []
+
+
+def test_a_model_cannot_come_from_itself(project):
+    ledger = project.ledger
+    first, second, third = (
+        register_model(ledger, replace(IDENTITY, adapter_sha=name)).model_id for name in ("1", "2", "3")
+    )
+    record_parent(ledger, second, first)
+    record_parent(ledger, third, second)
+    head = ledger.head()
+    with pytest.raises(DataError, match=rf"model {first[:16]} cannot go on from {third[:16]}, which went on from it"):
+        record_parent(ledger, first, third)
+    with pytest.raises(DataError, match="which is itself; expected an older model"):
+        record_parent(ledger, first, first)
+    for pair in ((first, "none"), ("none", first)):
+        with pytest.raises(StoreError, match="no model 'none'; register it with register_model"):
+            record_parent(ledger, *pair)
+    with pytest.raises(StoreError, match="no model 'none'"):
+        descendants(ledger, "none")
+    assert ledger.head() == head
+
+
+def test_a_seed_has_64_bits(project):
+    seed = 2**63 - 1
+    model = register_model(project.ledger, replace(IDENTITY, seed=seed))
+    assert find_model(project.ledger, model.model_id).identity.seed == seed
+    with pytest.raises(DataError, match=r"seed is 9223372036854775808; expected a whole number of at most 64 bits"):
+        register_model(project.ledger, replace(IDENTITY, seed=2**63))
     assert verify_chain(project.ledger) == []
 
 

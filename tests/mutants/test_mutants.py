@@ -105,7 +105,7 @@ def test_a_hold_out_row_that_leaks_into_train(fresh: Path, monkeypatch: PatchIt)
 
     def leaky(*arguments: Any, **named: Any) -> Any:
         result = real(*arguments, **named)
-        return dataclasses.replace(result, train=[*result.train, result.holdout[0]])
+        return dataclasses.replace(result, train=np.append(result.train, result.holdout[0]))
 
     monkeypatch.setattr(cut, "split_rows", leaky)
     ran = refused(fresh, " of train is also in holdout (same record as rows.jsonl:")
@@ -113,8 +113,7 @@ def test_a_hold_out_row_that_leaks_into_train(fresh: Path, monkeypatch: PatchIt)
 
 
 def test_a_hold_out_row_that_is_trained_on_after_the_split(fresh: Path, monkeypatch: PatchIt) -> None:
-    from metier.core.columns import rows_from_parquet
-    from metier.ledger import find_seal, seal_key
+    from metier.ledger import find_seal, seal_key, unpack_rows
     from metier.road import tuning
 
     real = tuning.render_parts
@@ -123,7 +122,8 @@ def test_a_hold_out_row_that_is_trained_on_after_the_split(fresh: Path, monkeypa
         (sealed,) = session.ledger.events(kind="holdout_sealed")
         seal = find_seal(session.ledger, sealed.body["split"])
         assert seal is not None
-        rows = rows_from_parquet(session.store.get_encrypted(seal.object_ref, seal_key(session.project_dir)))
+        pack = session.store.get_encrypted(seal.object_ref, seal_key(session.project_dir))
+        rows = unpack_rows(pack, session.subject_keys, where=session.project_dir)
         rendered = real(session, parts)
         return dataclasses.replace(rendered, train=[*rendered.train, session.renderer.train_row(rows[0])])
 
@@ -276,7 +276,9 @@ def shuffled_replies(real: Callable[..., Any]) -> Callable[..., Any]:
             for row, other in zip(parts.train, golds, strict=True)
         ]
         session.rendered = None
-        return real(session, dataclasses.replace(parts, train=train))
+        mixed = dataclasses.replace(parts)
+        mixed.__dict__["train"] = train  # what is read from the packs on first use
+        return real(session, mixed)
 
     return render
 

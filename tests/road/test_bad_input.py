@@ -17,6 +17,9 @@ NO_TIME = LEAN.replace('time = "day"\n', "").replace(
 )
 CONVENTIONS = LEAN[LEAN.index("[[convention]]") : LEAN.index("[[arm]]")]
 
+SHOWABLE = ("--set", "decision.plan_gain=0.4")
+"""A gain that the small hold-out could show: these tests are about rows."""
+
 
 def labelled(text: str) -> str:
     """The project file with labels in place of replies."""
@@ -65,7 +68,7 @@ def test_a_wrong_setting_is_named_before_anything_runs(tmp_path: Path, text: str
 @pytest.mark.parametrize("name", ["hub:a/b@main", "zzz", "all-minilm-l6-v2"])
 def test_a_base_that_no_machine_could_find_is_refused_before_a_row_is_read(tmp_path: Path, name: str) -> None:
     project = write_project(tmp_path / "p", text=edited('name = "tiny"', f'name = "{name}"'))
-    ran = metier("check", "-C", project)
+    ran = metier("check", *SHOWABLE, "-C", project)
     assert ran.code == 2
     assert ran.err.startswith(f"error: base.name is '{name}'"), ran.err
     assert not (project / ".metier").exists()
@@ -163,7 +166,7 @@ def with_lines(*bad: bytes) -> bytes:
 def test_a_broken_line_is_counted_and_the_rest_is_used(tmp_path: Path, bad: bytes, said: str) -> None:
     project = write_project(tmp_path / "p")
     (project / "rows.jsonl").write_bytes(with_lines(bad))
-    ran = metier("check", "-C", project, "--json")
+    ran = metier("check", *SHOWABLE, "-C", project, "--json")
     assert ran.code == 0, ran.err
     data = ran.json["data"]
     assert (data["read"], data["kept"], data["failed"]) == (91, 90, 1)
@@ -179,21 +182,21 @@ def test_a_line_of_100_mb_is_skipped_in_bounded_memory(tmp_path: Path) -> None:
             file.write(b"a" * 1_000_000)
         file.write(b'", "answer": "Hi"}\n' + lines_of(ROWS[5:]))
     tracemalloc.start()
-    ran = metier("check", "-C", project, "--json")
+    ran = metier("check", *SHOWABLE, "-C", project, "--json")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert ran.code == 0, ran.err
     assert ran.json["data"]["failures"] == [
         "rows.jsonl:6: a line of 95 MiB; expected at most 16 MiB. Look for a missing line break, or split the record."
     ]
-    assert peak < 64e6
+    assert peak < 80e6
 
 
 def test_a_second_row_with_an_id_is_refused(tmp_path: Path) -> None:
     project = write_project(tmp_path / "p", text=edited('reply = "answer" }', 'reply = "answer", id = "number" }'))
     records = [{**row, "number": str(i)} for i, row in enumerate(ROWS)]
     write_records(project / "rows.jsonl", [*records, {**records[3], "ask": "A-9999: my hat is torn. Ana"}])
-    ran = metier("check", "-C", project, "--json")
+    ran = metier("check", *SHOWABLE, "-C", project, "--json")
     assert ran.code == 0, ran.err
     (failure,) = ran.json["data"]["failures"]
     assert failure.startswith("rows.jsonl:91: id '3' already stands at rows.jsonl:4; expected one row an id.")
@@ -202,14 +205,16 @@ def test_a_second_row_with_an_id_is_refused(tmp_path: Path) -> None:
 def test_one_id_for_all_rows_is_told_with_counts_and_places(tmp_path: Path) -> None:
     text = edited('reply = "answer" }', 'reply = "answer", id = "number" }')
     project = write_project(tmp_path / "p", text=text, records=[{**row, "number": "1"} for row in ROWS])
-    ran = metier("check", "-C", project)
+    ran = metier("check", *SHOWABLE, "-C", project)
     assert ran.code == 1
     assert "rows.jsonl: 1 row left of 90 records read (failed 89); expected at least 2." in ran.err
     assert "\n  rows.jsonl:2: id '1' already stands at rows.jsonl:1; expected one row an id." in ran.err
 
 
 def test_a_wrong_column_is_told_with_the_lines_it_spoils(tmp_path: Path) -> None:
-    ran = metier("check", "-C", write_project(tmp_path / "p", text=edited('reply = "answer"', 'reply = "day"')))
+    ran = metier(
+        "check", *SHOWABLE, "-C", write_project(tmp_path / "p", text=edited('reply = "answer"', 'reply = "day"'))
+    )
     assert ran.code == 1
     assert "or [data] columns if they name the wrong one. The first:\n  rows.jsonl:1 (row " in ran.err
 
@@ -217,7 +222,7 @@ def test_a_wrong_column_is_told_with_the_lines_it_spoils(tmp_path: Path) -> None
 def test_a_row_without_what_a_convention_looks_for_is_set_aside_and_the_rest_is_used(tmp_path: Path) -> None:
     records = [dict(row) for row in ROWS]
     records[40] |= {"ask": "my lamp is lost. Ana", "answer": "Hi Ana: A-9."}
-    ran = metier("check", "-C", write_project(tmp_path / "p", records=records), "--json")
+    ran = metier("check", *SHOWABLE, "-C", write_project(tmp_path / "p", records=records), "--json")
     assert ran.code == 0, ran.err
     data = ran.json["data"]
     assert (data["read"], data["kept"], data["quarantined"]) == (90, 89, {"nothing_to_check": 1})
@@ -229,11 +234,11 @@ def test_a_row_without_what_a_convention_looks_for_is_set_aside_and_the_rest_is_
 
 def test_a_file_where_a_folder_should_be_is_a_clear_error(tmp_path: Path) -> None:
     project = write_project(tmp_path / "p")
-    ran = metier("check", "-C", project / "metier.toml")
+    ran = metier("check", *SHOWABLE, "-C", project / "metier.toml")
     assert ran.code == 2
     assert f"{project / 'metier.toml'}: a file; expected the folder of a project. Name the folder: -C" in ran.err
     (project / ".metier").write_text("a file")
-    ran = metier("check", "-C", project)
+    ran = metier("check", *SHOWABLE, "-C", project)
     assert ran.code == 1
     assert f"{project / '.metier'}: a file; expected a folder that metier makes. Move it away and run again." in ran.err
 
@@ -274,7 +279,7 @@ def test_a_broken_file_over_a_finished_run_overwrites_nothing(lean: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["ground/kept.sealed", "split/train.parquet", "plan/plan.json", "arm-prompt/arm.json", "tune/facts.json",
+    "name", ["ground/table.npz", "ground/stored.npz", "split/parts.npz", "plan/plan.json", "arm-prompt/arm.json", "tune/facts.json",
              "tune/run/adapter/adapter_model.safetensors", "look/scores.parquet", "look/look.json", "report/report.json"],
 )  # fmt: skip
 def test_a_truncated_file_of_a_stage_is_made_again(lean: Path, name: str) -> None:

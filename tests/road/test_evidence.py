@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from metier.core.settings import DecisionConfig, ValueConfig
+from metier.ledger import is_pack
 from tests.road.running import change, events_of, metier
 from tests.road.small_project import LEAN, write_project
 
@@ -258,7 +259,8 @@ def test_a_verb_that_only_looks_freezes_seals_and_records_nothing(fresh: Path, v
     ran = metier(verb[0], "-C", fresh, "--set", "decision.margin=0.05", *verb[1:])
     assert ran.code in (0, 3), ran.err
     assert events_of(fresh) == ["ledger_created"]
-    assert not (fresh / ".metier/objects").exists()
+    objects = [path.read_bytes() for path in (fresh / ".metier/objects").rglob("*") if path.is_file()]
+    assert all(map(is_pack, objects)), "rows in their own packs, and no seal"
 
 
 def test_a_run_that_is_refused_by_its_budget_freezes_nothing(fresh: Path) -> None:

@@ -42,7 +42,7 @@ def assert_same_end(project: Path, untouched: Path) -> None:
         ("metier.tune.recipe", "save_state", 2, True),
         ("metier.tune.recipe", "export_adapter", 2, True),
         ("metier.road.tuning", "write_json", 1, False),
-        ("metier.road.cut", "rows_to_parquet", 3, True),
+        ("metier.ledger.seal", "ObjectStore.put_encrypted", 1, True),
         ("metier.ledger.looks", "finish_look", 1, False),
         ("metier.road.run", "build_report", 1, False),
     ],

@@ -101,15 +101,16 @@ def test_predictions_stand_beside_what_happened(report: dict) -> None:
 
 
 def test_no_text_of_the_hold_out_leaves_the_seal(finished_project: Path) -> None:
-    from metier.core.columns import read_parquet, rows_from_parquet
-    from metier.ledger import Ledger, ObjectStore, find_seal, seal_key
+    from metier.core.columns import read_parquet
+    from metier.ledger import Ledger, ObjectStore, SubjectKeys, find_seal, seal_key, unpack_rows
 
     report = json.loads((finished_project / ".metier/report/report.json").read_text(encoding="utf-8"))
     with Ledger.open(finished_project) as ledger:
         seal = find_seal(ledger, report["provenance"]["split_id"])
     assert seal is not None
     sealed = ObjectStore(finished_project).get_encrypted(seal.object_ref, seal_key(finished_project))
-    orders = [row.gold.split()[-1].rstrip(".").encode() for row in rows_from_parquet(sealed)]
+    rows = unpack_rows(sealed, SubjectKeys.open(finished_project), where=finished_project)
+    orders = [row.gold.split()[-1].rstrip(".").encode() for row in rows if row is not None]
     assert len(orders) == 24
     # The raw file is the user's own data; in the workspace the hold-out stands nowhere in clear.
     for name, data in files_of(finished_project / ".metier").items():

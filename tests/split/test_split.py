@@ -11,17 +11,14 @@ import pytest
 from metier.core.errors import DataError
 from metier.core.rows import Row, TargetKind
 from metier.core.settings import SplitConfig
-from metier.split import SplitResult, from_files, split_report, split_rows
-from tests.split.build import make
+from metier.core.table import table_of
+from metier.split import from_files, purge, split_report, split_rows
+from tests.split.build import KEY, LATER, make, split
+from tests.split.crowd import CONFIGS, NEAR, crowd
 
-LATER = SplitConfig(generalise_to="later", holdout_rows=20, dev_rows=10)
 GROUPS = SplitConfig(generalise_to="new_groups", holdout_rows=20, dev_rows=10, min_holdout_groups=5)
 BOTH = SplitConfig(generalise_to="later_and_new_groups", holdout_rows=20, dev_rows=10, min_holdout_groups=5)
 TEXT = "the lamp came with a broken foot and the box was open so I want to send it back and get my money soon"
-
-
-def split(rows: list[Row], config: SplitConfig = LATER, *, seed: int = 0, near_dup: float = 0.8) -> SplitResult:
-    return split_rows(rows, config, seed=seed, near_dup=near_dup)
 
 
 def numbers(rows: list[Row]) -> list[int]:
@@ -100,6 +97,13 @@ def test_stratify_by_attribute_keeps_shares_by_largest_remainder() -> None:
     assert Counter(row.meta.attributes["region"] for row in result.holdout) == {"north": 14, "south": 6}
 
 
+def test_groups_too_large_for_any_one_share_fill_the_part_together() -> None:
+    # Five regions, two rows wanted of each, groups of three rows: no group fits a share.
+    rows = [make(i, groups={"customer": f"c{i // 3}"}, attributes={"region": f"r{i // 3 % 5}"}) for i in range(150)]
+    result = split(rows, replace(GROUPS, holdout_rows=10, min_holdout_groups=4, stratify="region"))
+    assert (len(result.holdout), len(result.dev)) == (12, 12)
+
+
 def test_later_and_new_groups_takes_the_newest_groups_whole() -> None:
     rows = grouped(120, 4)  # groups follow one another in time
     result = split(rows, BOTH)
@@ -112,6 +116,12 @@ def test_later_and_new_groups_sets_newer_rows_of_old_groups_aside() -> None:
     returning = [make(1000 + i, day=119.5, groups={"customer": "c0"}) for i in range(3)]
     result = split([*grouped(120, 4), *returning], BOTH)
     assert {(p.row.meta.source_row, p.reason) for p in result.purged} == {(n, "not_older") for n in (1000, 1001, 1002)}
+
+
+def test_newer_rows_of_old_groups_are_not_counted_against_the_cap() -> None:
+    returning = [make(1000 + i, day=119.5, groups={"customer": "c0"}) for i in range(60)]
+    result = split([*grouped(120, 4), *returning], replace(BOTH, max_purge=0.0))
+    assert Counter(p.reason for p in result.purged) == {"not_older": 60}
 
 
 def test_second_group_key_purges_directly_without_closure() -> None:
@@ -158,6 +168,36 @@ def test_equal_prompts_count_as_near_whatever_the_replies() -> None:
     assert [(p.row.meta.source_row, p.reason) for p in result.purged] == [(10, "near_holdout"), (75, "near_holdout")]
     assert numbers(result.dev) == [69, *range(70, 75), *range(76, 80)]  # dev still has the rows asked for
     assert result.certificate.exact == 0
+
+
+def test_of_several_near_copies_the_nearest_is_named_and_of_equally_near_ones_the_last_by_id() -> None:
+    rows = dated(100)
+    said = {95: "", 96: " thanks a", 97: " thanks a lot", 10: " thanks"}  # row 10: .880, .885 and .852 to the others
+    for i, more in said.items():
+        rows[i] = make(i, day=i, prompt=TEXT + more, reply="so")
+    for i in (98, 99, 11):
+        rows[i] = make(i, day=i, prompt=f"{TEXT[::-1]} and then {i}", reply="yes")
+    result = split(rows, near_dup=0.7)
+    last = max(rows[98].origin_id, rows[99].origin_id)
+    assert {p.row.meta.source_row: p.other for p in result.purged} == {10: rows[96].origin_id, 11: last}
+
+
+def test_a_near_copy_is_named_before_an_equal_prompt() -> None:
+    rows = dated(100)
+    rows[95] = make(95, day=95, prompt="Where is it?")
+    rows[96] = make(96, day=96, prompt="Where is it now?", reply=TEXT)
+    rows[10] = make(10, day=10, prompt="Where is it?", reply=TEXT)  # 21 of 26 shingles shared with row 96
+    result = split(rows)
+    assert [(p.row.meta.source_row, p.other) for p in result.purged] == [(10, rows[96].origin_id)]
+    assert result.certificate.max_similarity == 0.0
+
+
+def test_rows_are_purged_the_same_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = crowd()
+    whole = split(rows, CONFIGS["new_groups"], near_dup=NEAR)
+    assert {item.reason for item in whole.purged} == {"near_holdout", "near_dev", "shared_group"}
+    monkeypatch.setattr(purge, "CHUNK_ROWS", 7)
+    assert split(rows, CONFIGS["new_groups"], near_dup=NEAR) == whole
 
 
 def test_train_row_close_to_dev_is_quarantined_too() -> None:
@@ -223,7 +263,7 @@ def test_sources_are_matched_by_file_folder_and_glob() -> None:
 
 
 def test_report_tells_counts_and_certificate() -> None:
-    result = split(grouped(120, 3), GROUPS)
+    result = split_rows(table_of(grouped(120, 3), key=KEY), GROUPS, seed=0, near_dup=0.8)
     report = split_report(result)
     assert (report.mode, report.train + report.dev + report.holdout, report.purged) == ("new_groups", 120, 0)
     assert report.certificate == result.certificate.as_json()
@@ -253,6 +293,8 @@ REFUSALS: list[tuple[list[Row], SplitConfig, str]] = [
     ([make(i) for i in range(60)], replace(GROUPS, holdout_files=("test.csv",)), "hold-out: 20 rows asked for, but test.csv gives 0 after cleaning. Add files."),
     ([make(i, source="test.csv" if i < 15 else "a.csv") for i in range(60)], replace(GROUPS, holdout_files=("test.csv",)), "but test.csv gives 15 after cleaning. Set [split] holdout_rows = 15, or add files."),
     ([*dated(60), make(3, day=3)], LATER, "rows.jsonl:3: 1 record more than once among the rows to split; expected each once."),
+    ([*dated(60), *[make(100 + i, day=58 if i else None, source="test.csv") for i in range(20)]], replace(LATER, holdout_files=("test.csv",)), "generalise_to = 'later': 1 of 80 rows have no time (test.csv:100); expected one each."),
+    ([*dated(60), *[make(i, day=i) for i in (31, 20, 3, 11, 7)]], LATER, "rows.jsonl:3: 5 records more than once among the rows"),
 ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from tests.web.sample_report import sample_report
 
 SOURCE = Path(__file__).parents[2] / "src" / "metier"
 LAST_ARGUMENT = ("_purge", "purge_near", "_parted")
-RETURNED_BY = ("_stale", "_length")
+RETURNED_BY = ("_permission", "_length")
 
 
 def reasons_in(tree: ast.AST) -> Iterator[str]:
@@ -50,12 +50,11 @@ def reasons_in(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.FunctionDef) and node.name in RETURNED_BY:
             for answer in (item.value for item in ast.walk(node) if isinstance(item, ast.Return)):
                 yield from literals(*((answer.body, answer.orelse) if isinstance(answer, ast.IfExp) else (answer,)))
-        elif (
-            isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Tuple)
-            and ast.unparse(node.targets[0]).startswith("survivor_of[")
-        ):
-            yield from literals(node.value.elts[0])
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("reasons["):
+            yield from literals(node.value)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REASONS":
+            assert isinstance(node.value, ast.Tuple)
+            yield from literals(*node.value.elts)
 
 
 def reason_codes(tree: ast.Module) -> Iterator[str]:

@@ -1,25 +1,15 @@
-"""Rows as Polars columns and Parquet bytes: the only module that knows the table library.
-
-Nested parts (messages, tools, target, meta) are JSON text columns: a Parquet struct would freeze the
-set of group and attribute names of the first file written.
-"""
+"""Named columns as Parquet bytes: the only module of `core` that knows the table library."""
 
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from metier.core.hashing import canonical_json
-from metier.core.rows import Row
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["parquet_bytes", "read_parquet", "rows_from_parquet", "rows_to_parquet"]
-
-_JSON_COLUMNS = ("messages", "tools", "target", "meta", "parents")
+__all__ = ["parquet_bytes", "read_parquet"]
 
 
 def parquet_bytes(columns: Mapping[str, Sequence[Any]], schema: Mapping[str, str] | None = None) -> bytes:
@@ -37,28 +27,3 @@ def read_parquet(data: bytes) -> pl.DataFrame:
     import polars as pl
 
     return pl.read_parquet(io.BytesIO(data))
-
-
-def rows_to_parquet(rows: Iterable[Row]) -> bytes:
-    """Parquet bytes of rows, in their order; an empty list gives an empty table with the same columns."""
-    columns: dict[str, list[str]] = {name: [] for name in ("origin_id", "row_id", *_JSON_COLUMNS)}
-    for row in rows:
-        values = row.model_dump(mode="json", exclude_defaults=True)
-        columns["origin_id"].append(row.origin_id)
-        columns["row_id"].append(row.row_id)
-        for name in _JSON_COLUMNS:
-            columns[name].append(canonical_json(values.get(name)).decode())
-    return parquet_bytes(columns, dict.fromkeys(columns, "String"))
-
-
-def rows_from_parquet(data: bytes) -> list[Row]:
-    """The rows written by `rows_to_parquet`, in their order, equal to those written."""
-    rows = []
-    for record in read_parquet(data).iter_rows(named=True):
-        values = {"origin_id": record["origin_id"], "row_id": record["row_id"]}
-        for name in _JSON_COLUMNS:
-            value = json.loads(record[name])
-            if value is not None:
-                values[name] = value
-        rows.append(Row.model_validate(values))
-    return rows

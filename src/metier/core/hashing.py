@@ -15,9 +15,12 @@ from typing import Any
 __all__ = ["canonical_json", "file_sha256", "keyed_hash", "merkle_root", "sha256_hex", "value_hash"]
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical_json(value: Any) -> bytes:  # Any: whatever json accepts
     """The one JSON spelling of a value: sorted keys, no spaces, UTF-8, NaN refused."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = _CANONICAL.encode(value)
     # A lone surrogate cannot be written as UTF-8; escape it the same way every time instead of failing.
     return text.encode("utf-8", "backslashreplace")
 

@@ -285,6 +285,8 @@ class Report:
     curve: tuple[CurvePoint, ...] = ()
     dev_curve: tuple[Mapping[str, float], ...] = ()
     """Dev loss over the tuning run: step, dev_loss_nats, train_loss_nats."""
+    exposure: Mapping[str, Any] = field(default_factory=dict)
+    """Canary probe of the tuned model: sentence, canaries, references, exposures in bits; names no value."""
     forecast: tuple[Forecast, ...] = ()
     retrain_spread: Mapping[str, float] | None = None
     guards: tuple[GuardReport, ...] = ()

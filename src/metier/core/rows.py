@@ -14,20 +14,25 @@ One row, as JSON::
     }
 
 A row whose target is `reply` ends in the assistant message that is the gold reply. Rows travel
-between stages as Polars columns (`metier.core.columns`); `Row` is the boundary type.
+between stages by column (`metier.core.table`) and encrypted (`metier.ledger.packs`); `Row` is the boundary type.
 """
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from metier.core.hashing import keyed_hash
+from metier.core.errors import StoreError
+from metier.core.hashing import canonical_json, keyed_hash
 
-__all__ = ["Message", "Meta", "Role", "Row", "Target", "TargetKind", "ToolCall", "make_row"]
+__all__ = [
+    "Message", "Meta", "Role", "Row", "Target", "TargetKind", "ToolCall", "content_of", "make_row", "row_from_bytes",
+    "row_to_bytes",
+]  # fmt: skip
 
 ROW_SCHEMA_VERSION = 1
 
@@ -152,10 +157,20 @@ class Row(_Part):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+_PLAIN_FIELDS = frozenset({"role", "content"})
+
+
+def _message_json(message: Message) -> dict[str, Any]:
+    """The message as plain JSON values, unset fields left out; most have a role and a text, which needs no pydantic."""
+    if message.content and message.model_fields_set == _PLAIN_FIELDS:
+        return {"role": message.role.value, "content": message.content}
+    return message.model_dump(mode="json", exclude_defaults=True)
+
+
 def content_of(messages: tuple[Message, ...], tools: tuple[dict[str, Any], ...], target: Target) -> dict[str, Any]:
     """What `row_id` is the keyed hash of: everything a model may see or be graded by, no metadata."""
     return {
-        "messages": [m.model_dump(mode="json", exclude_defaults=True) for m in messages],
+        "messages": [_message_json(m) for m in messages],
         "tools": list(tools),
         "target": target.model_dump(mode="json", exclude_defaults=True),
     }
@@ -192,3 +207,27 @@ def make_row(
         meta=meta,
         parents=(parent.row_id,) if parent is not None else (),
     )
+
+
+def row_to_bytes(row: Row) -> bytes:
+    """The row as canonical JSON: equal rows give equal bytes."""
+    return canonical_json(row.as_json())
+
+
+def row_from_bytes(data: bytes) -> Row:
+    """The row written by `row_to_bytes`, equal to it.
+
+    Raises:
+        StoreError: the bytes are no row of this version.
+    """
+    try:
+        try:
+            return Row.model_validate_json(data)
+        except ValidationError:  # half a character in a tool's arguments is JSON to Python only
+            return Row.model_validate(json.loads(data))
+    except ValueError as err:
+        reason = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
+        raise StoreError(
+            f"a stored row of {len(data)} bytes is damaged ({reason}); expected the JSON of a row. "
+            "Restore the file from a copy, or delete the workspace and run again."
+        ) from err

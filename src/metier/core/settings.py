@@ -47,6 +47,8 @@ class ProjectTable(Settings):
     """Seed every random choice is derived from."""
     guidelines: tuple[str, ...] = ()
     """Text files with the full guidelines a prompted model gets; several files are wordings, chosen among on dev."""
+    ledger: str = ""
+    """PostgreSQL database of the ledger, as postgresql://user@host/database; empty: a file in the project."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +87,12 @@ class DataConfig(Settings):
     """Policy versions no longer in force: their rows are quarantined as stale."""
     licence: str = ""
     """Licence of the rows, or the column that holds it as column:<name>."""
+    allowed_licences: tuple[str, ...] = ()
+    """Licences under which rows may be used; rows of another, or of none, are set aside. Empty: any."""
     consent_default: Literal["granted", "denied", "unknown"] = "unknown"
     """Consent of rows that do not state one."""
+    unknown_consent: Literal["kept", "denied"] = "kept"
+    """What happens to rows whose consent is unknown: kept, or set aside as denied."""
 
     def __post_init__(self) -> None:
         if self.retired_policies and not self.policy:
@@ -101,9 +107,9 @@ class CleanConfig(Settings):
     """`[clean]`: what happens to rows that should not be trained on as they are."""
 
     near_dup: float = 0.8
-    """Jaccard similarity of word shingles from which two rows are near-duplicates."""
+    """Jaccard similarity of word shingles from which two rows are near-duplicates; at least 0.5."""
     private: Literal["replace", "quarantine", "keep"] = "replace"
-    """What happens to obvious private data: replaced by keyed surrogates, the row quarantined, or kept and counted."""
+    """What happens to private data and declared subjects: replaced by surrogates, the row quarantined, or kept."""
     max_drop_per_class: float = 0.5
     """Largest share of one label's or source's rows cleaning may drop before it stops."""
     min_reply_words: int = 1
@@ -112,7 +118,7 @@ class CleanConfig(Settings):
     """Longest reply kept, in words."""
 
     def __post_init__(self) -> None:
-        within("near_dup", self.near_dup, 0, 1, ends="(]")
+        within("near_dup", self.near_dup, 0.5, 1, ends="[]")
         within("max_drop_per_class", self.max_drop_per_class, 0, 1, ends="(]")
         at_least("min_reply_words", self.min_reply_words, 1)
         if self.max_reply_words < self.min_reply_words:

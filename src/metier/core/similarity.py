@@ -1,47 +1,71 @@
-r"""Which texts are copies of one another: folded text, word shingles, exact Jaccard similarity.
+"""Which texts are copies of one another: exact Jaccard similarity of word shingles, over lists of any length.
 
-    >>> fold("  Order\u00a0No. 7 ")
-    'order no. 7'
+    >>> texts = shingles_of(["the lamp came broken", "The lamp  came broken.", "where is it"])
+    >>> [pairs.first.tolist() + pairs.second.tolist() for pairs in near_pairs(texts, 0.8)]
+    [[0, 1]]
 
-Shingles are runs of three words, numbered exactly (no hashing, so no collisions). MinHash only proposes pairs, and only
-where there are too many rows to list them; every similarity that leaves this module is exact. This finds copies, not
-meaning: paraphrases are out of reach of any shingle (facts: 21 % of QQP).
+Shingles are runs of three words, held as keyed 64-bit hashes (`metier.core.shingles`). Every similarity given is exact.
+`near_between` and `max_between` find every pair. `near_pairs` and `stars` find every pair among up to `EXACT_TEXTS`
+texts, and among any number while their prefixes hold at most `EXACT_ENTRIES` shingles (a million texts of about 150
+words at a threshold of 0.8); beyond, MinHash proposes the pairs and misses one at the threshold with a chance of at
+most .001, a closer one less often. This finds copies, not meaning: paraphrases are out of reach of any shingle (facts:
+21 % of QQP).
 """
 
-# Shapes: N texts, S shingles, P pairs.
+# Shapes: N texts, S shingles, E entries of an index, P pairs.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from metier.core.rows import Row, TargetKind
+from metier.core.candidates import (
+    Compared,
+    Entries,
+    Nearness,
+    Sizes,
+    band_entries,
+    pairs_across,
+    pairs_inside,
+    pairs_meeting,
+    prefix_entries,
+    refined,
+)
+from metier.core.shingles import (
+    Bools,
+    Codes,
+    Floats,
+    Ints,
+    Shingles,
+    conversation_text,
+    fold,
+    prompt_key,
+    shingles_of,
+    text_codes,
+    words,
+)
 
 __all__ = [
-    "Pairs", "conversation_text", "fold", "max_between", "near_between", "near_pairs", "prompt_key", "shingle_matrix",
-    "shingle_matrices", "words",
+    "Compared", "Pairs", "Shingles", "conversation_text", "fold", "max_between", "near_between", "near_pairs",
+    "prompt_key", "shingles_of", "stars", "text_codes", "words",
 ]  # fmt: skip
 
-SHINGLE_WORDS = 3
-EXACT_ROWS = 20_000
-"""Up to this many texts pairs are listed exactly; above, MinHash proposes them."""
-NUM_PERM = 128
-MAX_MISS = 1e-3
-"""Largest chance that MinHash misses a pair exactly at the threshold."""
-CHUNK_PRODUCTS = 20_000_000
-"""Index products done at once: bounds memory to about 0.5 GB."""
+EXACT_TEXTS = 20_000
+"""Up to this many texts every pair is found, however long they are."""
+EXACT_ENTRIES = 32_000_000
+"""Up to this many shingles in all prefixes every pair is found; while it is sorted their index takes 50 bytes each."""
+CHUNK_PAIRS = 50_000
+"""Pairs compared at once."""
+OWN_SHARE = 0.5
+"""Of the shingles of two texts that are not template, this share at least must be common: what one adds to the other
+is no more than what they have."""
+STAR_PAIRS = 500_000
+"""Above this many pairs of one index, stars are grown from the better half before the other half is looked at."""
+_STEPS = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0)
+_WIDTH = np.int64(2**63 - 1)
 
-# A script written without spaces counts every character as a word, else a sentence would be one word.
-_WORD = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af]|[^\W\u2e80-\u9fff\uac00-\ud7af]+")
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 Sparse = Any  # scipy.sparse.csr_array: scipy is imported inside functions only
 
 
@@ -53,219 +77,110 @@ class Pairs(NamedTuple):
     similarity: Floats
 
 
-def fold(text: str) -> str:
-    """The text in one Unicode form (NFKC), case folded, every run of white space one blank."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def words(text: str) -> list[str]:
-    """The words of the folded text; a text without letters or digits is one word, an empty one none."""
-    folded = fold(text)
-    return _WORD.findall(folded) or ([folded] if folded else [])
-
-
-def conversation_text(row: Row) -> str:
-    """What is compared between rows: all but system text, then what a perfect reply says."""
-    parts = [row.prompt_text, row.gold]
-    if row.target.kind is TargetKind.PAIR:
-        parts.append(row.target.rejected or "")
-    return "\n".join(parts)
-
-
-def prompt_key(row: Row) -> str:
-    """The folded prompt: rows with equal keys ask the same thing in the same words."""
-    return fold(row.prompt_text)
-
-
-def shingle_matrices(*parts: Sequence[str]) -> list[Sparse]:
-    """One 0/1 matrix [N, S] for each list of texts, over the shingles of all of them.
-
-    A text of fewer than three words has one shingle, padded; an empty text has none and is similar to nothing.
-    """
+def _matrix(shingles: Shingles, own_S: Bools | None = None) -> Sparse:
+    """The texts as a matrix of one column a hash, the codes not copied; 1 stands for template, 2 for the rest."""
     import scipy.sparse as sp
 
-    texts = [text for part in parts for text in part]
-    number: dict[str, int] = {"": 0}
-    flat: list[int] = []
-    starts = np.zeros(len(texts) + 1, dtype=np.int64)
-    for i, text in enumerate(texts):
-        found = words(text)
-        if found:
-            found += [""] * (SHINGLE_WORDS - len(found))
-        flat.extend(number.setdefault(word, len(number)) for word in found)
-        starts[i + 1] = len(flat)
-    word = np.asarray(flat, dtype=np.int64)
-    code = word
-    for step in range(1, SHINGLE_WORDS):
-        # Renumbering after each word keeps codes below 2**63 whatever the vocabulary.
-        _, compact = np.unique(code[: len(word) - step] * len(number) + word[step:], return_inverse=True)
-        code = compact.astype(np.int64)
-    owner = np.repeat(np.arange(len(texts)), np.diff(starts))[: len(code)]
-    inside = np.arange(len(code)) + SHINGLE_WORDS <= starts[owner + 1]  # no shingle across two texts
-    shape = (len(texts), int(code.max()) + 1 if len(code) else 1)
-    whole = sp.csr_array((np.ones(int(inside.sum()), dtype=np.int32), (owner[inside], code[inside])), shape=shape)
-    whole.sum_duplicates()
-    whole.data[:] = 1
-    cuts = np.cumsum([0, *(len(part) for part in parts)])
-    return [whole[low:high] for low, high in pairwise(cuts)]
+    data = np.full(len(shingles.code_S), 2, np.uint8) if own_S is None else own_S.view(np.uint8) + np.uint8(1)
+    matrix = sp.csr_array((data, shingles.code_S.view(np.int64), shingles.start_N), shape=(len(shingles), _WIDTH))
+    matrix.has_canonical_format = True  # codes are sorted and unique; scipy would read all of them to learn it
+    return matrix
 
 
-def shingle_matrix(texts: Sequence[str]) -> Sparse:
-    """The 0/1 matrix [N, S] of which text has which shingle."""
-    return shingle_matrices(texts)[0]
+def _common(left: Sparse, right: Sparse, first: Ints, second: Ints) -> tuple[Ints, Ints]:
+    """Shingles that both texts of each pair have, and how many of those are not template."""
+    common, own = np.zeros(len(first), np.int64), np.zeros(len(first), np.int64)
+    for low in range(0, len(first), CHUNK_PAIRS):
+        part = slice(low, low + CHUNK_PAIRS)
+        both = left[first[part]].multiply(right[second[part]]).tocsr()
+        total = np.concatenate([[0], np.cumsum(both.data == 4)])  # 2 * 2: a shingle is template everywhere or nowhere
+        common[part] = np.diff(both.indptr)
+        own[part] = np.diff(total[both.indptr])
+    return common, own
 
 
-def _sizes(matrix: Sparse) -> Ints:
-    return np.asarray(np.diff(matrix.indptr), dtype=np.int64)
+def _jaccard(common: Ints, left: Ints, right: Ints) -> Floats:
+    union = left + right - common
+    result: Floats = common / np.maximum(union, 1)
+    return result
 
 
-def _row_chunks(left: Sparse, right: Sparse) -> Iterator[tuple[int, int]]:
-    """Ranges of rows of `left` whose product with `right` transposed stays within memory."""
-    frequency = np.bincount(right.indices, minlength=right.shape[1])
-    work = np.cumsum(np.add.reduceat(np.append(frequency[left.indices], 0), left.indptr[:-1])) if left.nnz else None
-    low = 0
-    while low < left.shape[0]:
-        if work is None:
-            high = left.shape[0]
-        else:
-            done = work[low - 1] if low else 0
-            high = max(low + 1, int(np.searchsorted(work, done + CHUNK_PRODUCTS, side="right")))
-        yield low, min(high, left.shape[0])
-        low = high
+def near_between(left: Shingles, right: Shingles, threshold: float) -> Pairs:
+    """All pairs (left, right) with a Jaccard similarity of at least `threshold`, by left, then right; exact."""
+    empty = np.zeros(0, dtype=np.int64)
+    parts = [Pairs(empty, empty, np.zeros(0)), *_between(left, right, threshold)]
+    first, second, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.lexsort((second, first))
+    return Pairs(first[order], second[order], found[order])
 
 
-def _between(left: Sparse, right: Sparse) -> Iterator[Pairs]:
-    """Every pair that shares a shingle, in chunks of rows of `left`."""
-    left_size, right_size = _sizes(left), _sizes(right)
-    transposed = right.T.tocsr()
-    for low, high in _row_chunks(left, right):
-        shared = (left[low:high] @ transposed).tocoo()
-        first, second = shared.row.astype(np.int64) + low, shared.col.astype(np.int64)
-        common = shared.data.astype(np.float64)
-        yield Pairs(first, second, common / (left_size[first] + right_size[second] - common))
+def max_between(left: Shingles, right: Shingles) -> tuple[float, int, int]:
+    """The largest Jaccard similarity between two lists and its indices, exact; (0.0, -1, -1) if no shingle is shared.
+
+    Of equally similar pairs it is the one that comes first by left, then right.
+    """
+    for step in _STEPS:  # a high threshold is cheap, and the first that finds anything has found the largest
+        best = (0.0, -1, -1)
+        for pairs in _between(left, right, step):
+            if not len(pairs.first):
+                continue
+            at = np.lexsort((pairs.second, pairs.first, -pairs.similarity))[0]
+            found = (float(pairs.similarity[at]), int(pairs.first[at]), int(pairs.second[at]))
+            if (found[0], -found[1], -found[2]) > (best[0], -best[1], -best[2]):
+                best = found
+        if best[0] > 0:
+            return best
+    return (0.0, -1, -1)
 
 
-def near_between(left_texts: Sequence[str], right_texts: Sequence[str], threshold: float) -> Pairs:
-    """All pairs (left, right) with Jaccard similarity of at least `threshold`, exactly."""
-    left, right = shingle_matrices(left_texts, right_texts)
-    return _joined(_at_least(pairs, threshold) for pairs in _between(left, right))
-
-
-def max_between(left_texts: Sequence[str], right_texts: Sequence[str]) -> tuple[float, int, int]:
-    """The largest exact Jaccard similarity between two lists and its indices; (0.0, -1, -1) if no shingle is shared."""
-    left, right = shingle_matrices(left_texts, right_texts)
-    best = (0.0, -1, -1)
-    for pairs in _between(left, right):
-        if len(pairs.similarity) and pairs.similarity.max() > best[0]:
-            at = int(pairs.similarity.argmax())
-            best = (float(pairs.similarity[at]), int(pairs.first[at]), int(pairs.second[at]))
-    return best
+def _between(left: Shingles, right: Shingles, threshold: float) -> Iterator[Pairs]:
+    """Pairs at the threshold, in chunks: only texts of the larger side that have a rare shingle of the smaller."""
+    if len(left.code_S) > len(right.code_S):
+        for pairs in _between(right, left, threshold):
+            yield Pairs(pairs.second, pairs.first, pairs.similarity)
+        return
+    matrices = _matrix(left), _matrix(right)
+    sizes = Sizes(left.size_N, right.size_N, threshold)
+    for first, second in pairs_meeting(left, right, sizes):
+        common = _common(*matrices, first, second)[0]
+        yield _at_least(Pairs(first, second, _jaccard(common, left.size_N[first], right.size_N[second])), threshold)
 
 
 def near_pairs(
-    texts: Sequence[str], threshold: float, *, block: Sequence[str] | None = None, exact_rows: int = EXACT_ROWS
+    texts: Shingles,
+    threshold: float,
+    *,
+    rows: Ints | None = None,
+    block: Codes | None = None,
+    own_S: Bools | None = None,
+    max_other: int | None = None,
+    exact_texts: int = EXACT_TEXTS,
+    exact_entries: int = EXACT_ENTRIES,
 ) -> Iterator[Pairs]:
-    """All pairs i < j of one list with Jaccard similarity of at least `threshold`, each once, in chunks.
+    """All pairs i < j of one list with a Jaccard similarity of at least `threshold`, each once, in chunks.
 
-    With `block`, only texts of equal block are compared. Up to `exact_rows` texts the list is complete. Above, a pair
-    at the threshold is missed with a chance of at most .001; what is listed is still exact.
-
-    Source: prefix filter, Chaudhuri, Ganti & Kaushik 2006; banding, Leskovec, Rajaraman & Ullman, chapter 3.
+    With `rows` (ascending), only those texts are compared; with `block`, only texts of equal block; `own_S` and
+    `max_other` are those of `stars`. Complete within `exact_texts` or `exact_entries`; see the module. A text that
+    stands m times gives m * m / 2 pairs: for one survivor a set of copies, use `stars`.
     """
-    matrix = shingle_matrix(texts)
-    block_N = np.zeros(len(texts), dtype=np.int64)
-    if block is not None and len(block):
-        block_N = np.unique(np.asarray(block, dtype=str), return_inverse=True)[1].astype(np.int64)
-    candidates = _prefix_candidates if len(texts) <= exact_rows else _minhash_candidates
-    for first, second in candidates(matrix, threshold, block_N):
-        yield _at_least(_exact(matrix, first, second), threshold)
+    compared = Compared(texts, own_S)
+    order = np.arange(len(texts)) if rows is None else rows
+    nearness = Nearness(threshold, max_other)
+    index = _index(compared, order, block, nearness, (exact_texts, exact_entries))
+    near = _Near([compared], nearness)
+    size_N = texts.size_N[order]
+    for first, second in pairs_inside(index, Sizes(size_N, size_N, threshold)):
+        i, j = order[first], order[second]
+        kept, found = near.with_similarity(i, j)
+        yield Pairs(i[kept], j[kept], found[kept])
 
 
-def _prefix_candidates(matrix: Sparse, threshold: float, block_N: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs that share one of their rarest shingles: no pair at the threshold can avoid that."""
-    import scipy.sparse as sp
-
-    size = _sizes(matrix)
-    frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
-    rank = np.empty(matrix.shape[1], dtype=np.int64)
-    rank[np.argsort(frequency, kind="stable")] = np.arange(matrix.shape[1])
-    owner = np.repeat(np.arange(matrix.shape[0]), size)
-    order = np.lexsort((rank[matrix.indices], owner))
-    place = np.arange(len(owner)) - matrix.indptr[:-1][owner]
-    # 1e-9: a product such as .8 * 5 must not round above the integer it means.
-    prefix = size - np.ceil(threshold * size - 1e-9).astype(np.int64) + 1
-    kept = order[place < prefix[owner]]
-    # A shingle counts once for each block, so texts of different blocks never meet.
-    column = np.unique(block_N[owner[kept]] * matrix.shape[1] + matrix.indices[kept], return_inverse=True)[1]
-    ones = np.ones(len(kept), dtype=np.int32)
-    shape = (matrix.shape[0], int(column.max()) + 1 if len(column) else 1)
-    short = sp.csr_array((ones, (owner[kept], column)), shape=shape)
-    transposed = short.T.tocsr()
-    for low, high in _row_chunks(short, short):
-        shared = (short[low:high] @ transposed).tocoo()
-        first, second = shared.row.astype(np.int64) + low, shared.col.astype(np.int64)
-        ratio = np.minimum(size[first], size[second]) / np.maximum(size[first], size[second])
-        fits = (first < second) & (ratio >= threshold - 1e-9)
-        yield first[fits], second[fits]
-
-
-def _minhash_candidates(matrix: Sparse, threshold: float, block_N: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Pairs whose MinHash signatures agree in one whole band, each in the first band where they do."""
-    texts = np.flatnonzero(_sizes(matrix))
-    signature = _signatures(matrix)[texts]
-    band_rows = _band_rows(threshold)
-    earlier: list[Ints] = []
-    for low in range(0, NUM_PERM - band_rows + 1, band_rows):
-        band = np.column_stack([block_N[texts].astype(np.uint64), signature[:, low : low + band_rows]])
-        bytes_N = np.ascontiguousarray(band).view(f"V{band.itemsize * band.shape[1]}").ravel()
-        bucket = np.unique(bytes_N, return_inverse=True)[1].astype(np.int64)
-        order = np.argsort(bucket, kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(bucket[order])) + 1):
-            step = max(1, CHUNK_PRODUCTS // 20 // len(members))
-            for start in range(0, len(members) - 1, step):
-                first, second = np.meshgrid(members[start : start + step], members[start:], indexing="ij")
-                fits = (first < second) & ~_met(earlier, first, second)
-                yield texts[first[fits]], texts[second[fits]]
-        earlier.append(bucket)
-
-
-def _met(earlier: list[Ints], first: Ints, second: Ints) -> npt.NDArray[np.bool_]:
-    """Whether pairs already shared a bucket in an earlier band."""
-    met = np.zeros(first.shape, dtype=bool)
-    for bucket in earlier:
-        met |= bucket[first] == bucket[second]
-    return met
-
-
-def _signatures(matrix: Sparse) -> npt.NDArray[np.uint64]:
-    """MinHash signatures [N, `NUM_PERM`]."""
-    from rensa import RMinHash
-
-    # rensa takes token hashes as 64-bit words; an odd multiplier spreads the shingle numbers over them.
-    tokens = matrix.indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    parts = [np.zeros((0, NUM_PERM), dtype=np.uint64)]
-    for low in range(0, matrix.shape[0], 4096):  # the digests arrive as Python lists, which are large
-        starts = matrix.indptr[low : low + 4097].astype(np.uint64)
-        flat = tokens[starts[0] : starts[-1]]
-        digests = RMinHash.digest_matrix_from_flat_token_hashes(flat, starts - starts[0], NUM_PERM, 1)
-        parts.append(np.asarray(digests.to_rows(), dtype=np.uint64))
-    return np.concatenate(parts)
-
-
-def _band_rows(threshold: float) -> int:
-    """The widest band with which a pair at the threshold is missed with a chance of at most `MAX_MISS`."""
-    widths = [r for r in range(1, 17) if (1 - threshold**r) ** (NUM_PERM // r) <= MAX_MISS]
-    return max(widths, default=1)
-
-
-def _exact(matrix: Sparse, first: Ints, second: Ints) -> Pairs:
-    """The exact similarity of given pairs."""
-    size = _sizes(matrix)
-    common = np.zeros(len(first))
-    for low in range(0, len(first), 50_000):
-        part = slice(low, low + 50_000)
-        common[part] = matrix[first[part]].multiply(matrix[second[part]]).sum(axis=1)
-    return Pairs(first, second, common / (size[first] + size[second] - common))
+def _index(compared: Compared, order: Ints, block: Codes | None, nearness: Nearness, exact: tuple[int, int]) -> Entries:
+    size_N = compared.shingles.size_N[order]
+    num_entries = int(np.minimum(nearness.listed(size_N), compared.listed_sizes()[order]).sum())
+    fits = len(order) <= exact[0] or num_entries <= exact[1]
+    block_N = np.zeros(len(compared.shingles), dtype=np.uint64) if block is None else block
+    return (prefix_entries if fits else band_entries)(compared, order, block_N, nearness)
 
 
 def _at_least(pairs: Pairs, threshold: float) -> Pairs:
@@ -273,9 +188,99 @@ def _at_least(pairs: Pairs, threshold: float) -> Pairs:
     return Pairs(pairs.first[kept], pairs.second[kept], pairs.similarity[kept])
 
 
-def _joined(chunks: Iterator[Pairs]) -> Pairs:
-    empty = np.zeros(0, dtype=np.int64)
-    parts = [Pairs(empty, empty, np.zeros(0)), *chunks]
-    columns = zip(*parts, strict=True)
-    first, second, similarity = (np.concatenate(column) for column in columns)
-    return Pairs(first, second, similarity)
+def stars(
+    columns: Sequence[Compared],
+    threshold: float,
+    *,
+    order: Ints,
+    block: Codes | None = None,
+    max_other: int | None = None,
+    exact_texts: int = EXACT_TEXTS,
+    exact_entries: int = EXACT_ENTRIES,
+) -> Ints:
+    """For each text of `order`, best first, the place in `order` of the better text it leaves for; its own if it stays.
+
+    One text has several columns (a prompt, an answer); two texts are near where every column is. A text leaves if and
+    only if it is near one that stays, for the best such; so every text is near its survivor, and no two survivors are
+    near each other. An empty first column is near nothing; in the others two empty texts are near. With `max_other`,
+    neither text of a pair may have more shingles than that which the other has not. Where a column knows its template,
+    the rest must fit as well: the shorter one in the longer to the threshold, and at least `OWN_SHARE` of both in
+    common, or both empty. So a copy with a sentence added is one, and a form filled in otherwise is none.
+
+    A set of m copies costs about m comparisons: stars are grown from the better half of the texts first, and only what
+    is left is compared with one another.
+    """
+    nearness = Nearness(threshold, max_other)
+    index = _index(columns[0], order, block, nearness, (exact_texts, exact_entries))
+    for column in columns[1:]:
+        index = refined(index, column, order, nearness)
+    size_N = columns[0].shingles.size_N[order]
+    sizes = Sizes(size_N, size_N, threshold)
+    near = _Near(columns, nearness)
+    survivor_N = np.arange(len(order))
+
+    def grow(entries: Entries) -> None:
+        if entries.num_pairs() <= STAR_PAIRS:
+            _grow_by_pairs(survivor_N, _near_only(pairs_inside(entries, sizes), order, near))
+            return
+        middle = np.median(np.unique(entries.text_E))
+        better = entries.where(entries.text_E <= middle)
+        grow(better.shared())
+        centres = better.where(survivor_N[better.text_E] == better.text_E)
+        worse = entries.where(entries.text_E > middle)
+        for first, second in _near_only(pairs_across(centres, worse, sizes), order, near):
+            np.minimum.at(survivor_N, second, first)
+        grow(worse.where(survivor_N[worse.text_E] == worse.text_E).shared())
+
+    grow(index)
+    return survivor_N
+
+
+def _grow_by_pairs(survivor_N: Ints, found: Iterator[tuple[Ints, Ints]]) -> None:
+    """Stars over listed pairs; they come by second, then first, so every first is decided before it is asked for."""
+    for first, second in found:
+        for i, j in zip(first.tolist(), second.tolist(), strict=True):
+            if survivor_N[i] == i and survivor_N[j] == j:
+                survivor_N[j] = i
+
+
+def _near_only(
+    found: Iterator[tuple[Ints, Ints]], order: Ints, near: Callable[[Ints, Ints], Bools]
+) -> Iterator[tuple[Ints, Ints]]:
+    for first, second in found:
+        kept = near(order[first], order[second])
+        yield first[kept], second[kept]
+
+
+class _Near:
+    """Whether pairs of texts are near in every column."""
+
+    def __init__(self, columns: Sequence[Compared], nearness: Nearness) -> None:
+        self.threshold = nearness.threshold - 1e-12
+        self.max_other = np.iinfo(np.int64).max if nearness.max_other is None else nearness.max_other
+        self.columns = [
+            (_matrix(column.shingles, column.own_S), column.shingles.size_N, column.own_sizes()) for column in columns
+        ]
+
+    def __call__(self, first: Ints, second: Ints) -> Bools:
+        return self.with_similarity(first, second)[0]
+
+    def with_similarity(self, first: Ints, second: Ints) -> tuple[Bools, Floats]:
+        """Whether they are near, and how similar those are in the last column that was looked at."""
+        near, found = np.ones(len(first), dtype=bool), np.zeros(len(first))
+        for matrix, size_N, own_N in self.columns:
+            at = np.flatnonzero(near)
+            i, j = first[at], second[at]
+            common, own = _common(matrix, matrix, i, j)
+            found[at] = _jaccard(common, size_N[i], size_N[j])
+            alike = (found[at] >= self.threshold) | (size_N[i] + size_N[j] == 0)
+            alike &= np.maximum(size_N[i], size_N[j]) - common <= self.max_other
+            near[at] = alike & self._own_near(own, own_N[i], own_N[j])
+        return near, found
+
+    def _own_near(self, own: Ints, left: Ints, right: Ints) -> Bools:
+        """Whether the shorter rest without template is in the longer one, and at least half of it."""
+        inside = own >= self.threshold * np.minimum(left, right)
+        half = _jaccard(own, left, right) >= OWN_SHARE
+        near: Bools = (inside & half) | (left + right == 0)  # both all template: nothing tells them apart
+        return near

@@ -1,282 +1,230 @@
-"""Rows that should not be trained on as they are: quarantined with a reason, never deleted; private data replaced.
+"""Files into governed rows in one pass: read, judged, deduplicated, private data replaced, every drop with its reason.
 
-    result = clean_rows(read, CleanConfig(), key=project_key, now=datetime(2026, 11, 1, tzinfo=UTC))
-    result.num_read == len(result.kept) + len(result.quarantined) + len(result.failed)
+    result = curate(RowRules(data=data, clean=clean, now=today), project_dir, key=project_key, keep=store_rows)
+    result.num_read == len(result.kept) + len(result.set_aside) + len(result.failed)
 
-Order: stale and consent, length of the reply, duplicates, private data, then the brake on what was lost.
+Rows are held a chunk at a time and handed to `keep`; what decides between rows is held by column. Rows with private
+data wait for the end of the pass, when it is known which contacts are the organisation's own; they are held as bytes,
+about 1 kB each.
+
+Order of the rules: consent, licence, age, length of the reply, duplicates, private data; then the brake on the losses.
 """
+
+# Shapes: N rows.
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
 
 from metier.core.errors import DataError, counted
-from metier.core.rows import Message, Role, Row, TargetKind, make_row
-from metier.core.settings import CleanConfig, DataConfig
-from metier.curate.duplicates import find_duplicates
-from metier.curate.private import KINDS, Hit, find_private
-from metier.curate.read import Failure, ReadResult, first_failures, read_rows
+from metier.core.rows import Row, row_from_bytes, row_to_bytes
+from metier.core.table import RowTable, Values, table_of
+from metier.curate.brake import brake
+from metier.curate.contacts import Contacts, Value, private_values, without_private
+from metier.curate.curated import Curated, Ids, Ints
+from metier.curate.duplicates import DuplicateColumns, Duplicates, duplicate_columns, find_duplicates
+from metier.curate.read import Failure, ReadChunk, first_failures, read_chunks
 from metier.curate.records import expand
-from metier.curate.surrogates import canonical, replace_private
+from metier.curate.rules import RowRules
 
-__all__ = ["CLEAN_RULES", "CurateResult", "Quarantined", "clean_rows", "curate"]
+__all__ = ["clean_chunks", "curate"]
 
-CLEAN_RULES = 1
-"""Version of these rules; raised when the same rows would be treated otherwise."""
-MIN_CLASS_ROWS = 10
-"""Classes with fewer rows do not brake: one duplicate among two rows says nothing."""
 MIN_KEPT_ROWS = 2
 """With fewer rows nothing can be compared with anything."""
-MIN_PUBLIC_ROWS, MIN_PUBLIC_SHARE = 5, 0.01
-"""A contact given in replies to so many rows and groups is the organisation's own, not a person's."""
-
-
-class Quarantined(NamedTuple):
-    """A row set aside, and why."""
-
-    row: Row
-    reason: str
-    survivor: str | None
-    """`origin_id` of the row that stays in its place."""
-    rule_version: int = CLEAN_RULES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CurateResult:
-    """What became of every record: kept + quarantined + failed = read."""
-
-    kept: list[Row]
-    quarantined: list[Quarantined]
-    failed: list[Failure]
-    num_read: int
-    private: Mapping[str, int] = field(default_factory=dict)
-    """Pieces of private data found, by kind, whatever was done about them."""
-    public: Mapping[str, int] = field(default_factory=dict)
-    """Contacts of the organisation itself, left as they are: distinct values by kind."""
-    conflicting_labels: int = 0
-    """Rows whose label differs from that of a near-identical row; they are kept."""
-
-    def __post_init__(self) -> None:
-        num = len(self.kept) + len(self.quarantined) + len(self.failed)
-        if num != self.num_read:
-            raise DataError(
-                f"cleaning lost rows: {len(self.kept)} kept + {len(self.quarantined)} quarantined + {len(self.failed)} "
-                f"failed = {num}, but {self.num_read} were read. This is a defect of metier; please report it."
-            )
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """Quarantined rows by reason."""
-        return dict(sorted(Counter(item.reason for item in self.quarantined).items()))
-
-    def with_quarantined(self, reason_by_origin: Mapping[str, str]) -> CurateResult:
-        """The result with more kept rows set aside, such as golds that fail their own grader."""
-        moved = [
-            Quarantined(row, reason_by_origin[row.origin_id], None)
-            for row in self.kept
-            if row.origin_id in reason_by_origin
-        ]
-        kept = [row for row in self.kept if row.origin_id not in reason_by_origin]
-        return replace(self, kept=kept, quarantined=[*self.quarantined, *moved])
+STORED_AT_ONCE = 2048
+_ERASED = "about a person who was erased from this project; not read. Remove the record from the file."
 
 
 def curate(
-    data: DataConfig,
-    clean: CleanConfig,
+    rules: RowRules,
     project_dir: Path,
     *,
     key: bytes,
-    now: datetime,
+    keep: Callable[[list[Row]], None],
     holdout_files: Sequence[str] = (),
-) -> CurateResult:
+    is_erased: Callable[[Row], bool] = lambda _row: False,
+) -> Curated:
     """Read and clean the rows of a project; rows of `holdout_files` survive their duplicates elsewhere.
 
+    `keep` is given every row once, in its final version, at most 2,048 at a time; a row `is_erased` says yes to is a
+    failure.
+
     Raises:
-        ConfigError: a setting cannot mean anything; see `read_rows`.
+        ConfigError: a setting cannot mean anything; see `read_chunks`.
         DataError: nothing could be read, the brake closed, or fewer than two rows are left.
     """
-    read = read_rows(data, project_dir, key=key, extra_files=holdout_files)
     given = {source for source, _ in expand(holdout_files, project_dir)} if holdout_files else set()
-    result = clean_rows(
-        read, clean, key=key, now=now, retired_policies=data.retired_policies, preferred_sources=frozenset(given)
-    )
+    chunks = read_chunks(rules.data, project_dir, key=key, extra_files=holdout_files)
+    result = clean_chunks(chunks, rules, key=key, keep=keep, preferred_sources=given, is_erased=is_erased)
     if len(result.kept) < MIN_KEPT_ROWS:
-        raise DataError(_too_few(result, (*data.files, *holdout_files)))
+        raise DataError(_too_few(result, (*rules.data.files, *holdout_files)))
     return result
 
 
-def _too_few(result: CurateResult, files: Sequence[str]) -> str:
+def clean_chunks(
+    chunks: Iterable[ReadChunk],
+    rules: RowRules,
+    *,
+    key: bytes,
+    keep: Callable[[list[Row]], None],
+    preferred_sources: Collection[str] = (),
+    is_erased: Callable[[Row], bool] = lambda _row: False,
+) -> Curated:
+    """Clean rows that are read already; see `curate`. Rows of `preferred_sources` survive before their copies.
+
+    Raises:
+        DataError: cleaning would drop more than `max_drop_per_class` of one label's or source's rows, or all rows.
+    """
+    work = _Pass(rules, key, keep, preferred_sources)
+    for chunk in chunks:
+        work.take(chunk, is_erased)
+    return work.finish()
+
+
+def _too_few(result: Curated, files: Sequence[str]) -> str:
     """What became of the rows of files that leave nothing to work with: counts by reason, and the first of them."""
     lost = {"failed": len(result.failed), **result.reasons}
     counts = ", ".join(f"{reason} {num}" for reason, num in lost.items() if num) or "nothing was set aside"
-    aside = [(f"{row.meta.source}:{row.meta.source_row}", reason) for row, reason, *_ in result.quarantined]
-    first = first_failures([*result.failed, *(Failure(*item) for item in aside)])
+    aside = [Failure(result.table.where(i), result.reason.at(i) or "") for i in result.set_aside[:5].tolist()]
     return (
         f"{', '.join(files)}: {counted(len(result.kept), 'row')} left of {counted(result.num_read, 'record')} read "
-        f"({counts}); expected at least {MIN_KEPT_ROWS}. Give more rows, or correct [data] or the records.{first}"
+        f"({counts}); expected at least {MIN_KEPT_ROWS}. Give more rows, or correct [data] or the records."
+        f"{first_failures([*result.failed, *aside])}"
     )
 
 
-def clean_rows(
-    read: ReadResult,
-    config: CleanConfig,
-    *,
-    key: bytes,
-    now: datetime,
-    retired_policies: Sequence[str] = (),
-    preferred_sources: frozenset[str] = frozenset(),
-) -> CurateResult:
-    """Every row kept (perhaps as a new version without private data) or quarantined with its reason.
+@dataclass
+class _Pass:
+    """What one pass over the files has found so far."""
 
-    Raises:
-        DataError: cleaning would drop more than `max_drop_per_class` of one label's or source's rows.
-    """
-    quarantined: list[Quarantined] = []
-    left: list[Row] = []
-    for row in read.rows:
-        if reason := _stale(row, now, retired_policies) or _length(row, config):
-            quarantined.append(Quarantined(row, reason, None))
-        else:
-            left.append(row)
-    preferred = [row.meta.source in preferred_sources for row in left]
-    duplicates = find_duplicates(left, config.near_dup, preferred)
-    for i, (reason, survivor) in sorted(duplicates.survivor_of.items()):
-        quarantined.append(Quarantined(left[i], reason, left[survivor].origin_id))
-    left = [row for i, row in enumerate(left) if i not in duplicates.survivor_of]
-    kept, private_rows, found, public = _without_private(left, config.private, key)
-    quarantined += private_rows
-    _brake(read.rows, quarantined, config.max_drop_per_class)
-    if not kept:
-        reasons = ", ".join(f"{reason} {num}" for reason, num in Counter(q.reason for q in quarantined).most_common())
-        raise DataError(
-            f"cleaning would leave none of {len(read.rows)} rows ({reasons}); expected at least one. "
-            "Correct [clean] or [data]."
-        )
-    return CurateResult(
-        kept=kept,
-        quarantined=quarantined,
-        failed=read.failed,
-        num_read=read.num_read,
-        private=found,
-        public=public,
-        conflicting_labels=len(duplicates.conflicting),
-    )
+    rules: RowRules
+    key: bytes
+    keep: Callable[[list[Row]], None]
+    preferred: Collection[str]
+    reasons: list[str] = field(default_factory=list)
+    columns: list[DuplicateColumns] = field(default_factory=list)
+    contacts: Contacts = field(default_factory=Contacts)
+    waiting: dict[int, bytes] = field(default_factory=dict)
+    """Rows with private data that will be replaced, by place."""
+    tables: list[RowTable] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+    """Place of every row handed to `keep`, in that order."""
+    restored: set[int] = field(default_factory=set)
+    """Places of rows a person put back."""
+    failed: list[Failure] = field(default_factory=list)
+    repaired: dict[str, int] = field(default_factory=dict)
+    num_read: int = 0
 
+    def take(self, chunk: ReadChunk, is_erased: Callable[[Row], bool]) -> None:
+        """Judge the rows of a chunk one by one, and hand on those that are final."""
+        gone = [is_erased(row) for row in chunk.rows]
+        self.failed += chunk.failed
+        self.failed += [
+            Failure(f"{row.meta.source}:{row.meta.source_row}", _ERASED)
+            for row, is_gone in zip(chunk.rows, gone, strict=True)
+            if is_gone
+        ]
+        rows = [row for row, is_gone in zip(chunk.rows, gone, strict=True) if not is_gone]
+        self.num_read += chunk.num_read
+        for kind, num in chunk.repaired.items():
+            self.repaired[kind] = self.repaired.get(kind, 0) + num
+        first = len(self.reasons)
+        self.reasons += map(self.rules.reason, rows)
+        preferred = [row.meta.source in self.preferred for row in rows]
+        self.columns.append(duplicate_columns(rows, key=self.key, preferred=preferred))
+        ready: list[Row] = []
+        for place, row in enumerate(rows, start=first):
+            if row.origin_id in self.rules.restored:
+                self.restored.add(place)
+            if found := private_values(row):
+                self.contacts.found[place] = found
+            if found and self.rules.clean.private == "replace":
+                self.waiting[place] = row_to_bytes(row)
+            else:
+                ready.append(row)
+                self.places.append(place)
+        self._store(ready)
 
-def _stale(row: Row, now: datetime, retired_policies: Sequence[str]) -> str:
-    if row.meta.consent == "denied":
-        return "consent_denied"
-    if row.meta.expires_at is not None and row.meta.expires_at <= now:
-        return "expired"
-    return "retired_policy" if row.meta.policy_version in retired_policies else ""
+    def _store(self, rows: list[Row]) -> None:
+        if rows:
+            self.tables.append(table_of(rows, key=self.key))
+            self.keep(rows)
 
+    def finish(self) -> Curated:
+        """Decide what must be known of all rows, store the rest, count.
 
-def _length(row: Row, config: CleanConfig) -> str:
-    """Why a reply's length rules it out; a closing tool call and a label have no length."""
-    if row.target.kind is TargetKind.LABEL or row.messages[-1].tool_calls:
-        return ""
-    num_words = len(row.gold.split())
-    if num_words == 0:
-        return "empty_reply"
-    if num_words < config.min_reply_words:
-        return "too_few_words"
-    return "too_many_words" if num_words > config.max_reply_words else ""
+        Raises:
+            DataError: cleaning would drop more than `max_drop_per_class` of one label's or source's rows, or all.
+        """
+        reasons, survivor_N, num_conflicting = self._duplicates()
+        left = {place for place, reason in enumerate(reasons) if not reason}
+        public = self.contacts.public(left)
+        private, holding = self.contacts.counts(public, left)
+        if self.rules.clean.private == "quarantine":
+            for place in holding - self.restored:
+                reasons[place] = "private_data"
+        parent_N = self._store_waiting(public, len(reasons))
+        table, stored_N = self._table()
+        reason = Values.of(reason or None for reason in reasons)
+        brake(table, reason, self.rules.clean.max_drop_per_class)
+        return Curated(
+            table=table, reason=reason, survivor_N=survivor_N, parent_N=parent_N, stored_N=stored_N,
+            failed=self.failed, num_read=self.num_read, private=private, repaired=self.repaired,
+            public=_by_kind(public), conflicting_labels=num_conflicting,
+        )  # fmt: skip
 
+    def _duplicates(self) -> tuple[list[str], Ints, int]:
+        """Reasons with copies among them, each copy's survivor, and how many labels contradict one another."""
+        reasons, survivor_N = list(self.reasons), np.full(len(self.reasons), -1, dtype=np.int64)
+        if not reasons:
+            return reasons, survivor_N, 0
+        left = np.asarray([i for i, reason in enumerate(reasons) if not reason], dtype=np.int64)
+        columns = DuplicateColumns.joined(self.columns)
+        self.columns.clear()  # the parts are as large as the whole
+        found = find_duplicates(columns.take(left), self.rules.clean.near_dup)
+        return reasons, survivor_N, self._set_aside(found, left, reasons, survivor_N)
 
-def _texts(row: Row) -> list[tuple[bool, str]]:
-    """Every text of a row, with whether the organisation (not the person) wrote it."""
-    target = row.target
-    spoken = [(message.role in (Role.SYSTEM, Role.ASSISTANT), message.content) for message in row.messages]
-    return spoken + [(True, text) for text in (target.chosen, target.rejected, target.answer) if text]
+    def _set_aside(self, found: Duplicates, left: Ints, reasons: list[str], survivor_N: Ints) -> int:
+        """Write the copies among the rows left into reasons and survivors; number of contradicting labels."""
+        for i in np.flatnonzero(found.survivor_N >= 0).tolist():
+            place = int(left[i])
+            if reasons[place] or place in self.restored:
+                continue
+            reasons[place] = found.reason(i)
+            survivor_N[place] = left[found.survivor_N[i]]
+        return len(found.conflicting)
 
+    def _store_waiting(self, public: frozenset[Value], num_rows: int) -> Ids:
+        """Replace private data in the rows that waited, and store them; the ids of the versions before."""
+        parent_N = np.zeros(num_rows, dtype="S32")
+        waiting = sorted(self.waiting)
+        for start in range(0, len(waiting), STORED_AT_ONCE):
+            ready = []
+            for place in waiting[start : start + STORED_AT_ONCE]:
+                old = row_from_bytes(self.waiting.pop(place))
+                new = without_private(old, public, self.key)
+                if new.row_id != old.row_id:
+                    parent_N[place] = old.row_id.encode()
+                ready.append(new)
+                self.places.append(place)
+            self._store(ready)
+        return parent_N
 
-def _without_private(
-    rows: Sequence[Row], what: str, key: bytes
-) -> tuple[list[Row], list[Quarantined], dict[str, int], dict[str, int]]:
-    """Rows to keep, rows to set aside, private values found and public ones left, by kind."""
-    hits_of = [[(ours, find_private(text)) for ours, text in _texts(row)] for row in rows]
-    public = _public_values(rows, hits_of)
-    found: Counter[str] = Counter()
-    kept: list[Row] = []
-    quarantined: list[Quarantined] = []
-    for row, texts in zip(rows, hits_of, strict=True):
-        private = [hit for _, hits in texts for hit in hits if (hit.kind, canonical(hit)) not in public]
-        # A pair's chosen reply stands in the messages too: count distinct values, not places.
-        found.update(kind for kind, _ in {(hit.kind, canonical(hit)) for hit in private})
-        if private and what == "quarantine":
-            quarantined.append(Quarantined(row, "private_data", None))
-        elif private and what == "replace":
-            kept.append(_replaced(row, public, key))
-        else:
-            kept.append(row)
-    in_order = {kind: found[kind] for kind in KINDS if found[kind]}
-    return kept, quarantined, in_order, dict(sorted(Counter(kind for kind, _ in public).items()))
-
-
-def _public_values(rows: Sequence[Row], hits_of: Sequence[Sequence[tuple[bool, list[Hit]]]]) -> set[tuple[str, str]]:
-    """Contacts the organisation gives in its own words to many rows of different groups: its hotline, its mailbox."""
-    givers: dict[tuple[str, str], set[str]] = {}
-    said_by_people: set[tuple[str, str]] = set()
-    for row, texts in zip(rows, hits_of, strict=True):
-        who = str(sorted(row.meta.groups.items()) or row.meta.subjects or "")
-        for ours, hits in texts:
-            for hit in hits:
-                value = (hit.kind, canonical(hit))
-                if ours and hit.kind in ("email", "phone"):
-                    givers.setdefault(value, set()).add(who or row.origin_id)
-                elif not ours and not who:  # perhaps one person who wrote many times: nothing tells
-                    said_by_people.add(value)
-    needed = max(MIN_PUBLIC_ROWS, MIN_PUBLIC_SHARE * len(rows))
-    return {value for value, who in givers.items() if len(who) >= needed and value not in said_by_people}
-
-
-def _replaced(row: Row, public: set[tuple[str, str]], key: bytes) -> Row:
-    """The row's next version, its private data replaced by surrogates."""
-
-    def clean(text: str | None) -> str | None:
-        if not text:
-            return text
-        hits = [hit for hit in find_private(text) if (hit.kind, canonical(hit)) not in public]
-        return replace_private(text, hits, key)
-
-    def message(old: Message) -> Message:
-        return old.model_copy(update={"content": clean(old.content) or ""})
-
-    target = row.target.model_copy(
-        update={name: clean(getattr(row.target, name)) for name in ("chosen", "rejected", "answer")}  # getattr: by name
-    )
-    return make_row(
-        key, messages=tuple(map(message, row.messages)), meta=row.meta, target=target, tools=row.tools, parent=row
-    )
+    def _table(self) -> tuple[RowTable, Ints]:
+        """All rows in the order they were read, and where each stands among those stored."""
+        if not self.tables:
+            return table_of([], key=self.key), np.zeros(0, dtype=np.int64)
+        stored_N = np.argsort(np.asarray(self.places, dtype=np.int64), kind="stable")
+        table = RowTable.joined(self.tables)
+        self.tables.clear()
+        return (table if (np.diff(stored_N) == 1).all() else table.take(stored_N)), stored_N
 
 
-def _brake(rows: Sequence[Row], quarantined: Sequence[Quarantined], max_drop: float) -> None:
-    """Refuse to clean away most of a class: such a rule is wrong far more often than the rows are."""
-    dropped = {item.row.origin_id: item.reason for item in quarantined}
-    sizes: Counter[str] = Counter()
-    losses: dict[str, Counter[str]] = {}
-    for row in rows:
-        classes = [f"source {row.meta.source!r}"]
-        if row.target.label is not None:
-            classes.append(f"label {row.target.label!r}")
-        for name in classes:
-            sizes[name] += 1
-            if reason := dropped.get(row.origin_id):
-                losses.setdefault(name, Counter())[reason] += 1
-    closed = [
-        f"{name} would lose {lost.total()} of {sizes[name]} rows "
-        f"({', '.join(f'{reason} {num}' for reason, num in lost.most_common())})"
-        for name, lost in sorted(losses.items())
-        if sizes[name] >= MIN_CLASS_ROWS and lost.total() > max_drop * sizes[name]
-    ]
-    if closed:
-        raise DataError(
-            f"cleaning stopped before anything was written: {'; '.join(closed[:5])}; expected a loss of at most "
-            f"{max_drop:.0%}. Look at the rows: correct [clean] or [data], or raise [clean] max_drop_per_class if the "
-            "loss is right."
-        )
+def _by_kind(public: Collection[Value]) -> dict[str, int]:
+    """Distinct values by kind."""
+    return dict(sorted(Counter(kind for kind, _ in public).items()))

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from metier.core.errors import DataError
 
-__all__ = ["MAX_LINE_BYTES", "Line", "decoded", "lines"]
+__all__ = ["BOM", "MAX_LINE_BYTES", "Line", "decoded", "lines", "too_long"]
 
+BOM = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 16 << 20
 """Longest line read; a longer one is skipped in pieces of 1 MiB, never held."""
 
@@ -25,10 +26,12 @@ class Line(NamedTuple):
     num_bytes: int
     ended: bool
     """Whether a line feed closed it; the last line of a file cut off has none."""
+    end: int
+    """Where the next line starts in the file, in bytes."""
 
 
-def lines(path: Path, name: str, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """The lines of a file, numbered from 1, empty ones included.
+def lines(path: Path, name: str, *, after: Line | None = None) -> Iterator[Line]:
+    """The lines of a file, numbered from 1, empty ones included; `after` starts behind a line read before.
 
     Raises:
         DataError: the file is empty, UTF-16, or cannot be read.
@@ -38,25 +41,34 @@ def lines(path: Path, name: str, *, max_bytes: int = MAX_LINE_BYTES) -> Iterator
     except OSError as err:
         raise DataError(f"{name}: cannot be read ({err.strerror}). Check the file and [data] files.") from err
     with file:
-        start = file.read(4)
-        if not start:
-            raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{name}: UTF-16 text; expected UTF-8. Save or export the file as UTF-8.")
-        file.seek(3 if start[:3] == b"\xef\xbb\xbf" else 0)
-        number = 0
-        while piece := file.readline(max_bytes + 2):
+        if after is None:
+            number, at = 0, _text_start(file.read(4), name)
+        else:
+            number, at = after.number, after.end
+        file.seek(at)
+        while piece := file.readline(MAX_LINE_BYTES + 2):
             number += 1
+            at += len(piece)
             ended = piece.endswith(b"\n")
-            body = piece.removesuffix(b"\n")
-            if len(body) <= max_bytes:
-                yield Line(number, body, len(body), ended)
+            body = piece[:-1] if ended else piece
+            if len(body) <= MAX_LINE_BYTES:
+                yield Line(number, body, len(body), ended, at)
                 continue
             num_bytes = len(body)
             while not ended and (piece := file.readline(1 << 20)):
+                at += len(piece)
                 ended = piece.endswith(b"\n")
                 num_bytes += len(piece) - ended
-            yield Line(number, None, num_bytes, ended)
+            yield Line(number, None, num_bytes, ended, at)
+
+
+def _text_start(start: bytes, name: str) -> int:
+    """Where the text of a file begins, seen from its first bytes."""
+    if not start:
+        raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{name}: UTF-16 text; expected UTF-8. Save or export the file as UTF-8.")
+    return len(BOM) if start.startswith(BOM) else 0
 
 
 def too_long(line: Line) -> str:

@@ -1,15 +1,18 @@
 """Files into rows: every record becomes a row or a failure that says where, what was found, expected and to do.
 
-    result = read_rows(DataConfig(files=("data",), time="date"), Path("."), key=project_key)
-    result.num_read == len(result.rows) + len(result.failed)
+    for chunk in read_chunks(DataConfig(files=("data",), time="date"), Path("."), key=project_key):
+        chunk.num_read == len(chunk.rows) + len(chunk.failed)
 
-Nothing is cleaned here; that is `metier.curate.clean`.
+Memory is bounded by the chunk, whatever the size of the files. Characters that went wrong are repaired on the way
+(`metier.curate.unicode`); nothing else is cleaned here, that is `metier.curate.clean`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +20,22 @@ from pydantic import ValidationError
 
 from metier.core.config import nearest
 from metier.core.errors import ConfigError, DataError, counted
-from metier.core.rows import Meta, Row, make_row
+from metier.core.rows import Role, Row, make_row
 from metier.core.settings import DataConfig
+from metier.curate.language import language_of
+from metier.curate.meta import MetaReader, declared_columns
 from metier.curate.records import Record, expand, records
-from metier.curate.shapes import COLUMN_NAMES, FORMATS, ShapeError, field_of, read_shape
-from metier.curate.times import parse_time
+from metier.curate.shapes import COLUMN_NAMES, FIELDS, FORMATS, JSON_FIELDS, Example, ShapeError, field_of, read_shape
 from metier.curate.turns import as_text
+from metier.curate.unicode import KINDS, repaired_values
 
-__all__ = ["Failure", "ReadResult", "read_rows"]
+__all__ = ["CHUNK_ROWS", "Failure", "ReadChunk", "ReadResult", "first_failures", "read_chunks", "read_rows"]
 
+CHUNK_ROWS = 2048
+"""Records held at once."""
 NUM_SHOWN = 5
-CONSENTS = ("granted", "denied", "unknown")
-_COLUMN_PREFIX = "column:"
+NUM_NAMED = 20
+"""Columns a message can choose from."""
 
 
 class Failure(NamedTuple):
@@ -40,6 +47,17 @@ class Failure(NamedTuple):
     """What was found, expected and to do."""
 
 
+class ReadChunk(NamedTuple):
+    """Some records in a row, in the order of files and records."""
+
+    rows: list[Row]
+    failed: list[Failure]
+    num_read: int
+    """Records counted as they left the file, before any of them was understood."""
+    repaired: Mapping[str, int]
+    """Rows in which characters were repaired, by kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadResult:
     """What was in the files: rows and failures, together every record there was."""
@@ -48,41 +66,81 @@ class ReadResult:
     failed: list[Failure]
     num_read: int
     """Records counted as they left the file, before any of them was understood."""
+    repaired: Mapping[str, int] = field(default_factory=dict)
+    """Rows in which characters were repaired, by kind."""
 
     def __post_init__(self) -> None:
-        if len(self.rows) + len(self.failed) != self.num_read:
-            raise DataError(
-                f"reading lost rows: {len(self.rows)} rows and {len(self.failed)} failures of {self.num_read} records. "
-                "This is a defect of metier; please report it."
-            )
+        _add_up(self)
+
+
+def read_chunks(
+    config: DataConfig,
+    project_dir: Path,
+    *,
+    key: bytes,
+    extra_files: Sequence[str] = (),
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[ReadChunk]:
+    """Every record of `config.files` and `extra_files` (a given test set), `chunk_rows` records at a time.
+
+    What only the whole can show is raised at the end: until the iterator is exhausted, nothing read is known to be
+    good.
+
+    Raises:
+        ConfigError: at once, an unknown format or column name, or a file that is not there; at the end, a column no
+            record has.
+        DataError: an unreadable file when it is reached; at the end, no records, or not a single good one.
+    """
+    _check_columns(config)
+    patterns = (*config.files, *extra_files)
+    return _chunks(_Reader(config, key), expand(patterns, project_dir), ", ".join(patterns), chunk_rows)
+
+
+def _chunks(reader: _Reader, files: list[tuple[str, Path]], names: str, chunk_rows: int) -> Iterator[ReadChunk]:
+    for name, path in files:
+        reader.begin(name)
+        for record in records(path, name):
+            reader.take(record)
+            if reader.num_waiting >= chunk_rows:
+                yield reader.chunk()
+    if reader.num_waiting:
+        yield reader.chunk()
+    reader.finish(names)
 
 
 def read_rows(config: DataConfig, project_dir: Path, *, key: bytes, extra_files: Sequence[str] = ()) -> ReadResult:
-    """Every record of `config.files` and `extra_files` (a given test set), in the order of file names and records.
+    """Everything `read_chunks` gives, at once: for files that fit into memory.
 
     Raises:
         ConfigError: an unknown format or column name, a file that is not there, or a column no record has.
         DataError: an unreadable file, no records, or not a single good one.
     """
-    _check_columns(config)
-    reader = _Reader(config, key)
-    for name, path in expand((*config.files, *extra_files), project_dir):
-        for record in records(path, name):
-            reader.take(record, name)
-    result = ReadResult(reader.rows, reader.failed, reader.num_read)
-    names = ", ".join((*config.files, *extra_files))
-    if not result.num_read:
-        raise DataError(f"{names}: no rows at all; expected at least one record after the header. Check [data] files.")
-    reader.check_columns_seen()
-    if not result.rows:
-        first = first_failures(result.failed)
-        raise DataError(f"{names}: all of {counted(result.num_read, 'record')} failed; the first:{first}")
-    return result
+    rows: list[Row] = []
+    failed: list[Failure] = []
+    num_read, repaired = 0, Counter[str]()
+    for chunk in read_chunks(config, project_dir, key=key, extra_files=extra_files):
+        rows += chunk.rows
+        failed += chunk.failed
+        num_read += chunk.num_read
+        repaired.update(chunk.repaired)
+    return ReadResult(rows, failed, num_read, _in_order(repaired))
 
 
 def first_failures(failed: Sequence[Failure]) -> str:
     """The first five failures, each on a line of its own."""
     return "".join(f"\n  {where}: {message}" for where, message in failed[:NUM_SHOWN])
+
+
+def _in_order(repaired: Counter[str]) -> dict[str, int]:
+    return {kind: repaired[kind] for kind in KINDS if repaired[kind]}
+
+
+def _add_up(read: ReadChunk | ReadResult) -> None:
+    if len(read.rows) + len(read.failed) != read.num_read:
+        raise DataError(
+            f"reading lost rows: {len(read.rows)} rows and {len(read.failed)} failures of {read.num_read} records. "
+            "This is a defect of metier; please report it."
+        )
 
 
 def _check_columns(config: DataConfig) -> None:
@@ -106,117 +164,143 @@ def _check_columns(config: DataConfig) -> None:
 
 
 class _Reader:
-    """Rows and failures so far, with what must be known across records."""
+    """Rows and failures that wait for their chunk, with what must be known across records."""
 
     def __init__(self, config: DataConfig, key: bytes) -> None:
         self.config, self.key = config, key
-        self.rows: list[Row] = []
-        self.failed: list[Failure] = []
-        self.num_read = 0
-        self._first_with_id: dict[tuple[str, str], str] = {}
-        self._unseen = _declared_columns(config)
+        self._meta = MetaReader(config)
+        self._source = ""
+        self._unseen = declared_columns(config)
         self._seen: dict[str, None] = {}
+        self._text_fields, self._json_fields = _fields_read(config)
+        self._line_of_id: dict[bytes, int] = {}
+        self._first_failed: list[Failure] = []
+        self.num_rows = self.num_failed = 0
+        self._start()
 
-    def take(self, record: Record, source: str) -> None:
+    def _start(self) -> None:
+        self.num_waiting = 0
+        self._rows: list[Row] = []
+        self._failed: list[Failure] = []
+        self._repaired = Counter[str]()
+
+    def begin(self, source: str) -> None:
+        """The records that follow are of this file; ids are unique within a file."""
+        self._source = source
+        self._line_of_id = {}
+
+    def chunk(self) -> ReadChunk:
+        """What waits, which then waits no longer."""
+        found = ReadChunk(self._rows, self._failed, self.num_waiting, _in_order(self._repaired))
+        _add_up(found)
+        self.num_rows += len(found.rows)
+        self.num_failed += len(found.failed)
+        self._first_failed += found.failed[: NUM_SHOWN - len(self._first_failed)]
+        self._start()
+        return found
+
+    def finish(self, names: str) -> None:
+        """Refuse what only shows at the end."""
+        num_read = self.num_rows + self.num_failed
+        if not num_read:
+            raise DataError(
+                f"{names}: no rows at all; expected at least one record after the header. Check [data] files."
+            )
+        self._check_columns_seen()
+        if not self.num_rows:
+            first = first_failures(self._first_failed)
+            raise DataError(f"{names}: all of {counted(num_read, 'record')} failed; the first:{first}")
+
+    def take(self, record: Record) -> None:
         """Turn one record into a row or a failure."""
-        self.num_read += 1
+        self.num_waiting += 1
         if record.values is None:
-            self.failed.append(Failure(record.where, record.problem))
+            self._failed.append(Failure(record.where, record.problem))
             return
         if self._unseen:
             self._note_columns(record.values)
+        kinds: set[str] = set()
         try:
-            self.rows.append(self._row(record.values, record, source))
+            row = self._row(record.values, record, kinds)
         except ShapeError as err:
-            self.failed.append(Failure(record.where, str(err)))
-        except (ValueError, RecursionError) as err:  # the row contract's refusals, and values JSON cannot hold
+            self._failed.append(Failure(record.where, str(err)))
+        except RecursionError:
+            message = "values nested too deeply; expected a row of text and small objects. Correct the record."
+            self._failed.append(Failure(record.where, message))
+        except (ValueError, TypeError) as err:  # the row contract's refusals, and values JSON cannot hold
             reason = err.errors()[0]["msg"] if isinstance(err, ValidationError) else str(err)
             message = f"{reason}; expected a row of plain text and JSON values. Correct the record."
-            self.failed.append(Failure(record.where, message))
+            self._failed.append(Failure(record.where, message))
+        else:
+            self._rows.append(row)
+            if kinds:
+                self._repaired.update(kinds)
 
     def _note_columns(self, values: Mapping[str, Any]) -> None:  # Any: JSON values
-        self._seen.update(dict.fromkeys(map(str, values)))
+        for column in values:
+            if len(self._seen) >= NUM_NAMED:
+                break
+            self._seen[column] = None
         self._unseen = {c: what for c, what in self._unseen.items() if c not in values and field_of(values, c) is None}
 
-    def check_columns_seen(self) -> None:
+    def _check_columns_seen(self) -> None:
         """Refuse a column that no record of any file has: its setting would silently do nothing."""
         for column, setting in self._unseen.items():
-            seen = list(self._seen)
-            if not seen:
+            if not self._seen:
                 return  # no record could be read at all; that is reported instead
-            known = nearest(column, seen[:20])
+            known = nearest(column, list(self._seen))
             raise ConfigError(f"[data] {setting} names the column {column!r}, which no record has; {known}")
 
-    def _row(self, values: Mapping[str, Any], record: Record, source: str) -> Row:  # Any: JSON values
+    def _row(self, values: Mapping[str, Any], record: Record, kinds: set[str]) -> Row:  # Any: JSON values
         config = self.config
+        if not record.is_plain:
+            values = self._repair(values, kinds)
         example = read_shape(values, config.format, config.columns)
+        language = _language(example)
         row = make_row(
             self.key,
             messages=example.messages,
             target=example.target,
             tools=example.tools,
-            meta=_meta(values, config, source, record.number),
+            meta=self._meta.meta(values, source=self._source, number=record.number, language=language),
         )
         if "id" in config.columns:
-            self._check_id(as_text(field_of(values, config.columns["id"]), "id"), record.where, source)
+            self._check_id(as_text(field_of(values, config.columns["id"]), "id"), record.where)
         return row
 
-    def _check_id(self, row_name: str, where: str, source: str) -> None:
+    def _repair(self, values: Mapping[str, Any], kinds: set[str]) -> Mapping[str, Any]:  # Any: JSON values
+        """The record, its characters repaired in the fields that are read."""
+        used = {name: value for name, value in values.items() if name in self._text_fields}
+        new = repaired_values(used, kinds, self._json_fields)
+        return values if new is used else {**values, **new}
+
+    def _check_id(self, row_name: str, where: str) -> None:
         if not row_name:
             raise ShapeError(
                 f"column {self.config.columns['id']!r} is empty; expected an id. Fill it or drop columns.id."
             )
-        first = self._first_with_id.setdefault((source, row_name), where)
-        if first != where:
+        # Hashed: a million long ids would not fit beside the rows.
+        digest = blake2b(row_name.encode(), digest_size=16).digest()
+        line = int(where.rpartition(":")[2])
+        first = self._line_of_id.setdefault(digest, line)
+        if first != line:
             raise ShapeError(
-                f"id {row_name!r} already stands at {first}; expected one row an id. Remove one of the two."
+                f"id {row_name!r} already stands at {self._source}:{first}; expected one row an id. "
+                "Remove one of the two."
             )
 
 
-def _declared_columns(config: DataConfig) -> dict[str, str]:
-    """Every column the settings name, with the setting."""
-    declared = {column: f"columns.{name}" for name, column in config.columns.items()}
-    for setting in ("subject", "groups", "attributes"):
-        declared |= dict.fromkeys(getattr(config, setting), setting)  # getattr: the three tuple settings by name
-    for setting, column in (("time", config.time), ("expires", config.expires), ("policy", config.policy)):
-        if column:
-            declared[column] = setting
-    if config.licence.startswith(_COLUMN_PREFIX):
-        declared[config.licence.removeprefix(_COLUMN_PREFIX)] = "licence"
-    return declared
+def _fields_read(config: DataConfig) -> tuple[frozenset[str], frozenset[str]]:
+    """The fields of a record whose text is read, and those that may hold JSON as text."""
+    columns = (*declared_columns(config), "consent")
+    outer = {".".join(parts[:i]) for c in columns for parts in [c.split(".")] for i in range(1, len(parts))}
+    return frozenset({*columns, *outer, *FIELDS}), JSON_FIELDS | outer
 
 
-def _meta(values: Mapping[str, Any], config: DataConfig, source: str, number: int) -> Meta:  # Any: JSON values
-    """Where the row comes from and what may be done with it."""
-
-    def text(column: str) -> str:
-        return as_text(field_of(values, column), column)
-
-    def named(columns: tuple[str, ...]) -> dict[str, str]:
-        found = {column: text(column) for column in columns}
-        return {column: value for column, value in found.items() if value}
-
-    def time(column: str) -> Any:  # Any: datetime or None; spelled so as not to import datetime for one hint
-        try:
-            return parse_time(field_of(values, column)) if column else None
-        except (ValueError, OverflowError) as err:
-            raise ShapeError(f"column {column!r}: {err}. Correct it, or leave it empty where it is not known.") from err
-
-    licence = config.licence
-    if licence.startswith(_COLUMN_PREFIX):
-        licence = text(licence.removeprefix(_COLUMN_PREFIX))
-    consent = text("consent") or config.consent_default
-    if consent not in CONSENTS:
-        raise ShapeError(f"consent is {consent!r}; expected {', '.join(CONSENTS)}. Correct the consent column.")
-    return Meta(
-        source=source,
-        source_row=number,
-        subjects=tuple(named(config.subject).values()),
-        groups=named(config.groups),
-        collected_at=time(config.time),
-        expires_at=time(config.expires),
-        policy_version=(text(config.policy) if config.policy else "") or None,
-        licence=licence or None,
-        consent=consent,
-        attributes=named(config.attributes),
-    )
+def _language(example: Example) -> str | None:
+    """The language of the right answer; of the prompt, where the answer is no running text."""
+    messages = example.messages
+    language = language_of(messages[-1].content)
+    if language is None:
+        language = language_of("\n".join(m.content for m in messages if m.role is Role.USER))
+    return language

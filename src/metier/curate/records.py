@@ -5,28 +5,29 @@
         record.values     {"question": "...", "reply": "..."}, or None with record.problem saying why
 
 A record that cannot be read is yielded with its problem, so that counting records counts everything that was there.
-What the fields mean is decided in `metier.curate.shapes`.
+The empty place of an erased record (`metier.curate.erase`) keeps its number and is not yielded. What the fields mean is
+decided in `metier.curate.shapes`.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from metier.core.errors import ConfigError, DataError
-from metier.curate.lines import MAX_LINE_BYTES, Line, decoded, lines, too_long
+from metier.curate.lines import BOM, Line, decoded, lines, too_long
+from metier.curate.tables import Piece, Table
 
-__all__ = ["SUFFIXES", "Record", "expand", "records"]
+__all__ = ["SUFFIXES", "JsonPiece", "Record", "expand", "json_pieces", "json_text", "records"]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 MAX_JSON_BYTES = 256 << 20
-_WRAPPERS = ("data", "rows", "examples", "items")
-_PARQUET_ROWS = 2048
+PARQUET_ROWS = 2048
+WRAPPERS = ("data", "rows", "examples", "items")
+_KINDS = {"list": "list", "NoneType": "null", "str": "text", "bool": "truth value", "int": "number", "float": "number"}
 
 
 class Record(NamedTuple):
@@ -37,6 +38,26 @@ class Record(NamedTuple):
     """Line number for line-based files, else the record's place in the file, from 1."""
     values: Mapping[str, Any] | None  # Any: whatever JSON or Parquet holds
     problem: str = ""
+    is_plain: bool = False
+    """Whether all its text is known to be ASCII without control characters, as most records are."""
+
+
+class JsonPiece(NamedTuple):
+    """One JSON value of a file, with where it stands in the text."""
+
+    start: int
+    end: int
+    line: int
+    value: Any  # Any: a JSON value
+    wrapper: str
+    """The key of the list that holds the records, where the value only wraps it."""
+    problem: str = ""
+    """Why it is no record."""
+
+    @property
+    def items(self) -> list[Any]:  # Any: JSON values
+        """The records in it; None for the place of an erased one."""
+        return self.value[self.wrapper] if self.wrapper else [self.value]
 
 
 def expand(patterns: Sequence[str], project_dir: Path) -> list[tuple[str, Path]]:
@@ -86,6 +107,27 @@ def records(path: Path, name: str) -> Iterator[Record]:
     return _json_records(path, name) if kind == ".json" else _jsonl_records(path, name)
 
 
+class _TwiceError(ValueError):
+    """A field stands twice in one object: reading would silently take the second."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON values
+    """The object of these fields."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _TwiceError(f"field {twice[:80]!r} stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
+
+
+def _json_problem(err: ValueError | RecursionError) -> str:
+    return str(err).partition("; use sys.")[0] if isinstance(err, ValueError) else "nested too deeply"
+
+
 def _jsonl_records(path: Path, name: str) -> Iterator[Record]:
     for line in lines(path, name):
         where = f"{name}:{line.number}"
@@ -101,16 +143,25 @@ def _jsonl_records(path: Path, name: str) -> Iterator[Record]:
 
 def _parsed(text: str, where: str, line: Line) -> Record:
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as err:
-        reason = str(err).partition("; use sys.")[0] if isinstance(err, ValueError) else "nested too deeply"
         do = (
             "Repair the line or export it again."
             if line.ended
             else "The last line looks cut off: was the file copied whole?"
         )
-        return Record(where, line.number, None, f"broken JSON ({reason}); expected one JSON object a line. {do}")
+        problem = f"broken JSON ({_json_problem(err)}); expected one JSON object a line. {do}"
+        return Record(where, line.number, None, problem)
+    if isinstance(value, dict):
+        return Record(where, line.number, value, "", _is_plain_json(text))
     return _object(value, where, line.number)
+
+
+def _is_plain_json(text: str) -> bool:
+    """Whether JSON text cannot hold anything but printable ASCII and line breaks; other controls must be escaped."""
+    if not text.isascii() or "\x7f" in text:
+        return False
+    return "\\" not in text or not ("\\u" in text or "\\b" in text or "\\f" in text)
 
 
 def _object(value: Any, where: str, number: int) -> Record:  # Any: a JSON value
@@ -118,26 +169,53 @@ def _object(value: Any, where: str, number: int) -> Record:  # Any: a JSON value
         return Record(where, number, value)
     return Record(
         where, number, None,
-        f"a JSON {type(value).__name__}; expected a JSON object with the row's fields. Write each row as an object.",
+        f"a JSON {_KINDS[type(value).__name__]}; expected a JSON object with the row's fields. "
+        "Write each row as an object.",
     )  # fmt: skip
 
 
 def _json_records(path: Path, name: str) -> Iterator[Record]:
-    """Objects of an array, of one wrapping object, or one after the other."""
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise DataError(
-            f"{name}: a JSON file of {path.stat().st_size / 2**20:.0f} MiB; expected at most "
-            f"{MAX_JSON_BYTES >> 20} MiB. Write it as JSON Lines (.jsonl)."
-        )
-    if path.stat().st_size == 0:
-        raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    number = 0
+    for piece in json_pieces(json_text(path, name)):
+        where = f"{name}:{piece.line}"
+        if piece.problem:
+            number += 1
+            yield Record(where, number, None, piece.problem)
+            continue
+        for item in piece.items:
+            number += 1
+            if item is not None:
+                yield _object(item, where, number)
+
+
+def json_text(path: Path, name: str) -> str:
+    """The text of a JSON file, which is held whole.
+
+    Raises:
+        DataError: the file is empty, larger than `MAX_JSON_BYTES`, or not UTF-8.
+    """
     try:
-        text = data.decode("utf-8")
+        num_bytes = path.stat().st_size
+        if num_bytes > MAX_JSON_BYTES:
+            raise DataError(
+                f"{name}: a JSON file of {num_bytes / 2**20:.0f} MiB; expected at most "
+                f"{MAX_JSON_BYTES >> 20} MiB. Write it as JSON Lines (.jsonl)."
+            )
+        data = path.read_bytes().removeprefix(BOM)
+    except OSError as err:
+        raise DataError(f"{name}: cannot be read ({err.strerror}). Check the file and [data] files.") from err
+    if not num_bytes:
+        raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as err:
         line = data.count(b"\n", 0, err.start) + 1
         raise DataError(f"{name}:{line}: not UTF-8 (byte 0x{data[err.start]:02x}). Export the file as UTF-8.") from err
-    decoder, at, line, seen, number = json.JSONDecoder(), 0, 1, 0, count(1)
+
+
+def json_pieces(text: str) -> Iterator[JsonPiece]:
+    """The values of an array, of one wrapping object, or one after the other."""
+    at, line, seen = 0, 1, 0
     if text.lstrip()[:1] == "[":
         at = text.index("[") + 1
     while True:
@@ -146,125 +224,58 @@ def _json_records(path: Path, name: str) -> Iterator[Record]:
         if at >= len(text):
             return
         line, seen = line + text.count("\n", seen, at), at
-        where = f"{name}:{line}"
         try:
-            value, at = decoder.raw_decode(text, at)
+            value, end = _DECODER.raw_decode(text, at)
+        except _TwiceError as err:
+            value, end = json.JSONDecoder().raw_decode(text, at)
+            yield JsonPiece(at, end, line, value, "", f"{err}; expected each field once. Remove one of the two.")
+            at = end
+            continue
         except (ValueError, RecursionError) as err:
-            yield Record(
-                where, next(number), None, f"broken JSON ({err}); nothing after it could be read. Repair the file."
-            )
+            problem = f"broken JSON ({_json_problem(err)}); nothing after it could be read. Repair the file."
+            yield JsonPiece(at, len(text), line, None, "", problem)
             return
-        inner = next((value[key] for key in _WRAPPERS if _is_rows(value, key)), [value])
-        for item in inner:
-            yield _object(item, where, next(number))
+        yield JsonPiece(at, end, line, value, next((key for key in WRAPPERS if _is_rows(value, key)), ""))
+        at = end
 
 
 def _is_rows(value: Any, key: str) -> bool:  # Any: a JSON value
-    """Whether an object only wraps a list of records under this key."""
+    """Whether an object only wraps a list of records under this key; an erased one is null."""
     rows = value.get(key) if isinstance(value, dict) else None
-    return isinstance(rows, list) and bool(rows) and all(isinstance(item, dict) for item in rows)
-
-
-class _LongLine(Exception):
-    """A line of a table was too long to be held."""
-
-
-class _TableLines:
-    """Lines of a table as the csv module wants them; after a refused line the next one can still be asked for."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.number = 0
-        self._lines = lines(path, name)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.number = line.number
-        if line.data is None:
-            raise _LongLine(too_long(line))
-        # Bytes that are not UTF-8 survive as lone surrogates, so that only the record they are in fails.
-        return line.data.decode("utf-8", "surrogateescape") + ("\n" if line.ended else "")
+    return isinstance(rows, list) and bool(rows) and all(item is None or isinstance(item, dict) for item in rows)
 
 
 def _csv_records(path: Path, name: str) -> Iterator[Record]:
-    source = _TableLines(path, name)
-    delimiter, first = _delimiter(path, name)
-    reader = csv.reader(source, delimiter=delimiter, strict=True)
-    # The limit belongs to the whole process; raising it loses nothing, as lines are bounded here.
-    csv.field_size_limit(max(csv.field_size_limit(), 2 * MAX_LINE_BYTES))
-    header: list[str] | None = None
-    number = count(1)
-    while True:
-        start = source.number + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except _LongLine as err:
-            yield Record(f"{name}:{source.number}", next(number), None, str(err))
-            continue
-        except csv.Error as err:
-            yield Record(f"{name}:{start}", next(number), None, _csv_problem(err, start))
-            continue
-        if not fields:
-            continue
-        if header is None:
-            header = _header(fields, f"{name}:{start}", first)
-            continue
-        yield _csv_record(fields, header, f"{name}:{start}", next(number))
+    table = Table(path, name)
+    for number, piece in enumerate(table.pieces(), start=1):
+        if not piece.is_blank:
+            yield _csv_record(piece, table.header, f"{name}:{piece.first}", number)
 
 
-def _csv_problem(err: csv.Error, start: int) -> str:
-    if "unexpected end" in str(err):
-        return f"a quote opened at or after line {start} is never closed; expected a closing quote. Repair the file."
-    return f"broken table row ({err}); expected fields quoted as in RFC 4180. Repair the row or export again."
-
-
-def _delimiter(path: Path, name: str) -> tuple[str, str]:
-    """The delimiter of a table, seen in its first line outside quotes, and that line."""
-    line = next(lines(path, name))
-    text = (line.data or b"").decode("utf-8", "replace")
-    if path.suffix.lower() == ".tsv":
-        return "\t", text
-    outside = "".join(text.split('"')[::2])
-    return max(",;\t|", key=lambda mark: (outside.count(mark), mark == ",")), text
-
-
-def _header(fields: list[str], where: str, first: str) -> list[str]:
-    names = [field.strip() for field in fields]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"{where}: column {twice[0]!r} stands twice in the header; expected one. Rename one of them.")
-    if not all(name.isprintable() for name in names):
-        raise DataError(f"{where}: the header is not text ({first[:40]!r}). Is this a table? Export it as UTF-8 CSV.")
-    return names
-
-
-def _csv_record(fields: list[str], header: list[str], where: str, number: int) -> Record:
-    if len(fields) != len(header):
+def _csv_record(piece: Piece, header: list[str], where: str, number: int) -> Record:
+    if piece.fields is None:
+        return Record(where, number, None, piece.problem)
+    if len(piece.fields) != len(header):
         return Record(
             where, number, None,
-            f"{len(fields)} fields; expected {len(header)} as in the header. Quote fields that hold the delimiter.",
+            f"{len(piece.fields)} fields; expected {len(header)} as in the header. "
+            "Quote fields that hold the delimiter.",
         )  # fmt: skip
-    for column, value in zip(header, fields, strict=True):
-        _, problem = decoded(value.encode("utf-8", "surrogateescape"))
-        if problem:
-            return Record(where, number, None, f"column {column!r}: {problem.replace('of the line', 'of the field')}")
-    return Record(where, number, dict(zip(header, fields, strict=True)))
+    return Record(where, number, dict(zip(header, piece.fields, strict=True)), "", piece.is_plain)
 
 
 def _parquet_records(path: Path, name: str) -> Iterator[Record]:
     import polars as pl
 
-    if path.stat().st_size == 0:
-        raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")
+    number = 0
     try:
-        frame = pl.scan_parquet(path)
-        num_rows = int(frame.select(pl.len()).collect().item())
-        for low in range(0, num_rows, _PARQUET_ROWS):
-            for i, values in enumerate(frame.slice(low, _PARQUET_ROWS).collect().iter_rows(named=True), start=low + 1):
-                yield Record(f"{name}:{i}", i, values)
-    except (pl.exceptions.PolarsError, OSError) as err:
-        raise DataError(f"{name}: not readable as Parquet ({str(err).splitlines()[0]}). Write the file again.") from err
+        if path.stat().st_size == 0:
+            raise DataError(f"{name}: empty file; expected rows. Remove it from [data] files or export it again.")
+        for frame in pl.scan_parquet(path).collect_batches(chunk_size=PARQUET_ROWS, maintain_order=True):
+            for values in frame.iter_rows(named=True):
+                number += 1
+                if any(value is not None for value in values.values()):
+                    yield Record(f"{name}:{number}", number, values)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as err:
+        reason = (str(err).splitlines() or [type(err).__name__])[0]
+        raise DataError(f"{name}: not readable as Parquet ({reason}). Write the file again.") from err

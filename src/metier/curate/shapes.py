@@ -21,11 +21,20 @@ from typing import Any, NamedTuple
 from metier.core.rows import Message, Role, Target, TargetKind
 from metier.curate.turns import ShapeError, as_text, assistant, read_messages, read_share_gpt, read_tools
 
-__all__ = ["FORMATS", "COLUMN_NAMES", "Example", "ShapeError", "detect", "field_of", "read_shape"]
+__all__ = [
+    "FORMATS", "COLUMN_NAMES", "FIELDS", "JSON_FIELDS", "Example", "ShapeError", "detect", "field_of", "read_shape",
+]  # fmt: skip
 
 Values = Mapping[str, Any]  # Any: whatever JSON, CSV or Parquet holds
 Tools = tuple[dict[str, Any], ...]  # Any: JSON values
 COLUMN_NAMES = ("prompt", "reply", "system", "label", "context", "id")
+JSON_FIELDS = frozenset({
+    "messages", "conversations", "tools", "functions", "input", "preferred_output", "preferred_completion",
+    "non_preferred_output", "non_preferred_completion", "tool_calls", "function_call", "arguments",
+})  # fmt: skip
+"""Fields of any shape that may stand as JSON text."""
+FIELDS = JSON_FIELDS | {"instruction", "output", "system", "prompt", "completion", "chosen", "rejected"}
+"""Fields of a record that the shapes read."""
 
 
 class Example(NamedTuple):
@@ -37,14 +46,18 @@ class Example(NamedTuple):
 
 
 def field_of(values: Values, column: str) -> Any:  # Any: a field's value
-    """A field by its name, or by a dotted path into nested records; None where there is none."""
+    """A field by its name, or by a dotted path into nested records; None where there is none.
+
+    On the way, JSON text is opened; the field itself is given as it stands, so that a reply in JSON stays text.
+    """
     if column in values:
-        return _loaded(values[column])
+        return values[column]
     found: Any = values  # Any: walks nested JSON
     for part in column.split("."):
+        found = _loaded(found)
         if not isinstance(found, Mapping) or part not in found:
             return None
-        found = _loaded(found[part])
+        found = found[part]
     return found
 
 
@@ -60,7 +73,8 @@ def _loaded(value: Any) -> Any:  # Any: a field's value
 
 def _tools(values: Values) -> Tools:
     """What a record offers to call, in either spelling of OpenAI."""
-    return read_tools(_loaded(values.get("tools")), _loaded(values.get("functions")))
+    tools, functions = values.get("tools"), values.get("functions")
+    return () if tools is None and functions is None else read_tools(_loaded(tools), _loaded(functions))
 
 
 def _chat(values: Values) -> Example:
@@ -92,10 +106,15 @@ def _alpaca(values: Values) -> Example:
 
 
 def _as_messages(value: Any, field: str, role: Role) -> tuple[Message, ...]:  # Any: text or a list of messages
-    value = _loaded(value)
-    if isinstance(value, list):
-        return read_messages(value, field)
+    found = _loaded(value)
+    if isinstance(found, list) and (found is value or _are_messages(found)):
+        return read_messages(found, field)
     return (Message(role=role, content=as_text(value, field)),)
+
+
+def _are_messages(values: list[Any]) -> bool:  # Any: JSON values
+    """Whether JSON text is a list of messages: a reply may be JSON of its own."""
+    return bool(values) and all(isinstance(value, Mapping) and "role" in value for value in values)
 
 
 def _prompt_completion(values: Values) -> Example:
@@ -187,7 +206,7 @@ def detect(values: Values) -> str:
     if "input" in values and "preferred_completion" in values:
         return "openai_preference"
     for name, (needed, _) in _SHAPES.items():
-        if all(field in values for field in needed):
+        if values.keys() >= set(needed):
             return name
     found = ", ".join(repr(str(key)) for key in list(values)[:8]) or "no fields"
     raise ShapeError(
@@ -230,5 +249,5 @@ def _check_conversation(messages: tuple[Message, ...]) -> None:
             f"the last message is from {messages[-1].role}; expected the assistant's reply. "
             "Cut the conversation after a reply."
         )
-    if all(message.train is False for message in messages if message.role is Role.ASSISTANT):
+    if messages[-1].train is False and all(m.train is False for m in messages if m.role is Role.ASSISTANT):
         raise ShapeError("every assistant message has weight 0; expected one that is trained. Set one weight to 1.")

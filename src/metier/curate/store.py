@@ -1,88 +1,91 @@
-"""A curated set of rows as files: `kept.parquet`, `quarantined.parquet`, `failed.jsonl`, `counts.json`; and its report.
+"""Curated rows by column as files: `table.npz`, `fate.npz`, `failed.jsonl`, `counts.json`; and their report.
 
-The folder's `done.json` is written by the caller, last.
+The texts lie elsewhere, with whoever was handed them. The folder's `done.json` is written by the caller, last.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import zipfile
 from pathlib import Path
 
-from metier.core.columns import read_parquet, rows_from_parquet, rows_to_parquet
-from metier.core.errors import StoreError
+import numpy as np
+
+from metier.core.errors import DataError, StoreError
 from metier.core.folders import read_json, write_bytes, write_json
-from metier.core.hashing import merkle_root
 from metier.core.report import DataReport
-from metier.curate.clean import CurateResult, Quarantined
+from metier.core.table import RowTable, Values
+from metier.curate.curated import Curated
 from metier.curate.read import NUM_SHOWN, Failure
 
-__all__ = ["data_report", "dataset_version", "load", "write"]
+__all__ = ["data_report", "load", "write"]
 
 STALE = ("expired", "retired_policy")
 DUPLICATE = ("exact_duplicate", "near_duplicate")
+TABLE_NAME, FATE_NAME, FAILED_NAME, COUNTS_NAME = "table.npz", "fate.npz", "failed.jsonl", "counts.json"
 
 
-def write(result: CurateResult, stage_dir: Path) -> None:
+def write(result: Curated, stage_dir: Path) -> None:
     """Write a result into a folder, each file whole or not at all.
 
     Raises:
         StoreError: the disk is full or the folder cannot be written.
     """
-    import polars as pl
-
-    write_bytes(stage_dir / "kept.parquet", rows_to_parquet(result.kept))
-    frame = read_parquet(rows_to_parquet(item.row for item in result.quarantined)).with_columns(
-        pl.Series("reason", [item.reason for item in result.quarantined], dtype=pl.String),
-        pl.Series("survivor", [item.survivor for item in result.quarantined], dtype=pl.String),
-        pl.Series("rule_version", [item.rule_version for item in result.quarantined], dtype=pl.Int64),
-    )
+    write_bytes(stage_dir / TABLE_NAME, result.table.to_bytes())
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd")
-    write_bytes(stage_dir / "quarantined.parquet", buffer.getvalue())
+    np.savez(
+        buffer,
+        reason=result.reason.code_N,
+        survivor=result.survivor_N,
+        parent=result.parent_N,
+        stored=result.stored_N,
+    )
+    write_bytes(stage_dir / FATE_NAME, buffer.getvalue())
     lines = [json.dumps(failure._asdict(), ensure_ascii=False) + "\n" for failure in result.failed]
-    write_bytes(stage_dir / "failed.jsonl", "".join(lines).encode())
+    write_bytes(stage_dir / FAILED_NAME, "".join(lines).encode("utf-8", "backslashreplace"))
     counts = {
+        "reasons": list(result.reason.names),
         "num_read": result.num_read,
         "private": dict(result.private),
         "public": dict(result.public),
+        "repaired": dict(result.repaired),
         "conflicting_labels": result.conflicting_labels,
     }
-    write_json(stage_dir / "counts.json", counts)
+    write_json(stage_dir / COUNTS_NAME, counts)
 
 
-def load(stage_dir: Path) -> CurateResult:
-    """The result written into a folder, equal to the one written.
+def load(stage_dir: Path) -> Curated:
+    """The result written into a folder.
 
     Raises:
-        StoreError: a file is missing or damaged.
-        DataError: the files do not add up.
+        StoreError: a file is missing or damaged, or the files do not add up.
     """
-    counts = read_json(stage_dir / "counts.json")
     try:
-        kept = rows_from_parquet((stage_dir / "kept.parquet").read_bytes())
-        data = (stage_dir / "quarantined.parquet").read_bytes()
-        facts = read_parquet(data).select("reason", "survivor", "rule_version").iter_rows()
-        quarantined = [Quarantined(row, *fact) for row, fact in zip(rows_from_parquet(data), facts, strict=True)]
-        text = (stage_dir / "failed.jsonl").read_text(encoding="utf-8")
-        failed = [Failure(**json.loads(line)) for line in text.split("\n") if line]
+        counts = read_json(stage_dir / COUNTS_NAME)
+        table = RowTable.from_bytes((stage_dir / TABLE_NAME).read_bytes(), where=stage_dir / TABLE_NAME)
+        fate = np.load(io.BytesIO((stage_dir / FATE_NAME).read_bytes()), allow_pickle=False)
+        text = (stage_dir / FAILED_NAME).read_text(encoding="utf-8")
+        return Curated(
+            table=table,
+            reason=Values(tuple(counts.pop("reasons")), fate["reason"]),
+            survivor_N=fate["survivor"],
+            parent_N=fate["parent"],
+            stored_N=fate["stored"],
+            failed=[Failure(**json.loads(line)) for line in text.split("\n") if line],
+            **counts,
+        )
     except FileNotFoundError as err:
         raise StoreError(
             f"{err.filename}: expected a file of the curated rows, found none. Run again to write it."
         ) from err
-    except Exception as err:  # whatever the table library raises on damaged bytes; named in the error
+    except (ValueError, KeyError, TypeError, OSError, DataError, zipfile.BadZipFile) as err:
         raise StoreError(
             f"{stage_dir}: the curated rows are damaged ({err}). Delete the folder and run again."
         ) from err
-    return CurateResult(kept=kept, quarantined=quarantined, failed=failed, **counts)
 
 
-def dataset_version(result: CurateResult) -> str:
-    """Merkle root of the kept rows' ids: equal for equal rows in any order."""
-    return merkle_root(row.row_id for row in result.kept)
-
-
-def data_report(result: CurateResult) -> DataReport:
+def data_report(result: Curated) -> DataReport:
     """The part of `report.json` about the data."""
     reasons = result.reasons
     return DataReport(
@@ -93,6 +96,6 @@ def data_report(result: CurateResult) -> DataReport:
         duplicates=sum(reasons.get(reason, 0) for reason in DUPLICATE),
         private=dict(result.private),
         stale=sum(reasons.get(reason, 0) for reason in STALE),
-        dataset_version=dataset_version(result),
+        dataset_version=result.dataset_version,
         failures=tuple(f"{where}: {message}" for where, message in result.failed[:NUM_SHOWN]),
     )

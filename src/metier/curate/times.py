@@ -17,14 +17,15 @@ from typing import Any
 
 __all__ = ["parse_time"]
 
-_FORMS = (
-    "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d %b %Y",
-    "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d-%b-%Y",
-)  # fmt: skip
-_SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})(?:[ T](\d{1,2}):(\d{2})(?::(\d{2}))?)?$")
+_MONTHS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d-%b-%Y")
+_CLOCK = r"(?:[ T](\d{1,2}):(\d{1,2})(?::(\d{1,2}))?)?$"
+_YEAR_FIRST = re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})" + _CLOCK)
+_DOTS = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})" + _CLOCK)
+_SLASHES = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})" + _CLOCK)
 _NUMBER = re.compile(r"-?\d{9,16}(\.\d+)?$")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_YEAR, LAST_YEAR = 1970, 2100
+_NO_TIME = "is not a time; expected for example 2026-03-01 or 2026-03-01T10:30:00Z"
 
 
 def parse_time(value: Any) -> datetime | None:  # Any: a JSON, CSV or Parquet value
@@ -40,11 +41,19 @@ def parse_time(value: Any) -> datetime | None:  # Any: a JSON, CSV or Parquet va
         return None
     if isinstance(value, float) and math.isnan(value):
         return None
-    found = _read(value)
-    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    try:
+        found = _read(value)
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{_shown(value)} {_NO_TIME}") from None
     if not FIRST_YEAR <= found.year <= LAST_YEAR:
         raise ValueError(f"{value!r} lies in the year {found.year}; expected {FIRST_YEAR} to {LAST_YEAR}")
     return found
+
+
+def _shown(value: Any) -> str:  # Any: a JSON, CSV or Parquet value
+    """The value for a message; Python refuses to write out numbers of thousands of digits."""
+    return "a number of more than 300 digits" if isinstance(value, int) and abs(value) >= 10**300 else repr(value)
 
 
 def _read(value: Any) -> datetime:  # Any: a JSON, CSV or Parquet value
@@ -55,7 +64,7 @@ def _read(value: Any) -> datetime:  # Any: a JSON, CSV or Parquet value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _since_epoch(float(value), value)
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a time; expected for example 2026-03-01 or 2026-03-01T10:30:00Z")
+        raise ValueError(f"{value!r} {_NO_TIME}")
     text = value.strip()
     if _NUMBER.match(text):
         return _since_epoch(float(text), value)
@@ -63,29 +72,49 @@ def _read(value: Any) -> datetime:  # Any: a JSON, CSV or Parquet value
         return datetime.fromisoformat(text)
     except ValueError:
         pass  # not ISO: the other forms follow
+    if match := _YEAR_FIRST.match(text):
+        year, month, day, *clock = _numbers(match)
+        return _moment(value, (year, month, day), clock)
+    if match := _DOTS.match(text):
+        day, month, year, *clock = _numbers(match)
+        return _moment(value, (year, month, day), clock)
     if match := _SLASHES.match(text):
-        return _slashes(text, [int(part) if part else 0 for part in match.groups()])
-    for form in _FORMS:
+        first, second, year, *clock = _numbers(match)
+        return _slashes(value, first, second, year, clock)
+    for form in _MONTHS:
         try:
             return datetime.strptime(text, form)
         except ValueError:
             continue
     try:
         return parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        raise ValueError(f"{value!r} is not a time; expected for example 2026-03-01 or 2026-03-01T10:30:00Z") from None
+    except (ValueError, TypeError, IndexError, AttributeError, OverflowError):
+        raise ValueError(f"{value!r} {_NO_TIME}") from None
 
 
-def _slashes(text: str, part: list[int]) -> datetime:
+def _numbers(match: re.Match[str]) -> list[int]:
+    return [int(part) if part else 0 for part in match.groups()]
+
+
+def _moment(value: Any, day: tuple[int, int, int], clock: list[int]) -> datetime:  # Any: for the message
+    hour, minute, second = clock
+    try:
+        return datetime(*day, hour, minute, second)
+    except ValueError:
+        raise ValueError(f"{value!r} {_NO_TIME}") from None
+
+
+def _slashes(value: Any, first: int, second: int, year: int, clock: list[int]) -> datetime:  # Any: for the message
     """day/month/year or month/day/year, refused where both are possible and differ."""
-    first, second, year, hour, minute, second_of_minute = part
-    if max(first, second) <= 12 and first != second:
-        day_first, month_first = date(year, second, first), date(year, first, second)
-        raise ValueError(
-            f"{text!r} may be {first} {day_first:%B} or {month_first:%B} {second}; write {day_first} or {month_first}"
-        )
-    day, month = (first, second) if second <= 12 else (second, first)
-    return datetime(year, month, day, hour, minute, second_of_minute)
+    if max(first, second) > 12 or first == second:
+        day, month = (first, second) if second <= 12 else (second, first)
+        return _moment(value, (year, month, day), clock)
+    day_first = _moment(value, (year, second, first), clock)
+    month_first = _moment(value, (year, first, second), clock)
+    raise ValueError(
+        f"{value!r} may be {first} {day_first:%B} or {month_first:%B} {second}; "
+        f"write {day_first.date()} or {month_first.date()}"
+    )
 
 
 def _since_epoch(number: float, value: Any) -> datetime:  # Any: the value as it stood, for the message

@@ -23,19 +23,11 @@ _SHARE_GPT_ROLES = {
 }  # fmt: skip
 # function, function_call and functions are OpenAI's older spelling of tool, tool_calls and tools.
 _ROLES = {role.value: role for role in Role} | {"developer": Role.SYSTEM, "function": Role.TOOL}
-_MESSAGE_KEYS = {
-    "role",
-    "content",
-    "name",
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-    "weight",
-    "train",
-    "refusal",
-    "audio",
+_MESSAGE_KEYS = frozenset({
+    "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "weight", "train", "refusal", "audio",
     "annotations",
-}
+})  # fmt: skip
+_PLAIN_KEYS = frozenset({"role", "content"})
 
 
 def assistant(text: str) -> Message:
@@ -49,13 +41,17 @@ def as_text(value: Any, field: str) -> str:  # Any: a field's value
     Raises:
         ShapeError: not text (nor a number or truth value), or text no file can hold.
     """
-    if value is None or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, Mapping | list):
-        raise ShapeError(f"{field} is a {type(value).__name__}; expected text. Map a field that holds text.")
-    text = str(value).replace("\r\n", "\n").strip()
+    if value.__class__ is not str:  # numbers and times; everything below is on the path of every field of every row
+        if value is None or (isinstance(value, float) and value != value):
+            return ""
+        if isinstance(value, Mapping | list | bytes):
+            raise ShapeError(f"{field} is a {type(value).__name__}; expected text. Map a field that holds text.")
+        value = str(value)
+    text: str = value.replace("\r\n", "\n").strip()
     if "\0" in text:
         raise ShapeError(f"{field} holds a NUL character at {text.index(chr(0)) + 1}; expected text. Remove it.")
+    if text.isascii():
+        return text
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as err:
@@ -107,13 +103,16 @@ def _message(value: Any, where: str) -> Message:  # Any: a JSON value
             "Rename the role in the file."
         )
     # A table gives every message the keys of all of them, the absent ones as None.
-    unknown = sorted(key for key in value if key not in _MESSAGE_KEYS and value[key] is not None)
-    if unknown:
-        raise ShapeError(f"{where} has a field {unknown[0]!r}; expected role, content, tool_calls, weight. Remove it.")
-    calls = _calls(value, where)
+    is_plain = _PLAIN_KEYS.issuperset(value)
+    if not is_plain and (unknown := [str(k) for k in value if k not in _MESSAGE_KEYS and value[k] is not None]):
+        name = min(unknown)
+        raise ShapeError(f"{where} has a field {name!r}; expected role, content, tool_calls, weight. Remove it.")
+    calls = () if is_plain else _calls(value, where)
     content = _content(value.get("content"), where)
     if not content and not calls and role in (Role.USER, Role.SYSTEM):
         raise ShapeError(f"{where} ({role}) has no content; expected text. Fill it or remove it.")
+    if is_plain:
+        return Message(role=role, content=content)
     return Message(
         role=role,
         content=content,
@@ -141,6 +140,8 @@ def _train(value: Mapping[str, Any], role: Role, where: str) -> bool | None:  # 
 def _calls(value: Mapping[str, Any], where: str) -> tuple[ToolCall, ...]:  # Any: JSON values
     """The calls of a message; `function_call`, one call without an id, becomes a tool call without an id."""
     calls, older = value.get("tool_calls") or [], value.get("function_call")
+    if not isinstance(calls, list):
+        raise ShapeError(f"{where}: tool_calls is {_kind(calls)}; expected a list of calls. Correct the record.")
     if older is None:
         return tuple(_tool_call(call, where) for call in calls)
     if calls:
@@ -150,6 +151,8 @@ def _calls(value: Mapping[str, Any], where: str) -> tuple[ToolCall, ...]:  # Any
 
 def _tool_call(value: Any, where: str) -> ToolCall:  # Any: a JSON value
     function = value.get("function", value) if isinstance(value, Mapping) else {}
+    if not isinstance(function, Mapping):
+        function = {}
     name, arguments = function.get("name"), function.get("arguments", {})
     if isinstance(arguments, str):
         arguments = _json(arguments or "{}", where)

@@ -5,6 +5,7 @@ from metier.evaluate.controls import (
     MAX_GOLD_FAILS,
     NOTHING_TO_CHECK,
     ControlsResult,
+    GoldGrader,
     other_golds,
     run_controls,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "NOTHING_TO_CHECK",
     "ArmScores",
     "ControlsResult",
+    "GoldGrader",
     "Grader",
     "ScoreTable",
     "group_ids",

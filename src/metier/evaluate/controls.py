@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from metier.conventions import fold, gold_reply, row_name
@@ -19,7 +19,9 @@ from metier.core.seeds import generator
 from metier.core.trials import RowScore
 from metier.evaluate.grader import Grader, collected
 
-__all__ = ["GOLD_FAILS", "MAX_GOLD_FAILS", "NOTHING_TO_CHECK", "ControlsResult", "other_golds", "run_controls"]
+__all__ = [
+    "GOLD_FAILS", "MAX_GOLD_FAILS", "NOTHING_TO_CHECK", "ControlsResult", "GoldGrader", "other_golds", "run_controls",
+]  # fmt: skip
 
 GOLD_FAILS = "gold_fails_grader"
 """Reason code of rows whose gold reply fails its own grader."""
@@ -27,6 +29,8 @@ NOTHING_TO_CHECK = "nothing_to_check"
 """Reason code of rows in which a row-specific convention finds nothing, so that every reply would pass it."""
 MAX_GOLD_FAILS = 0.05
 """Largest share of rows with either reason; above it the conventions and the data do not belong together."""
+MAX_CONTROL_ROWS = 5000
+"""Rows the three replies that know nothing are tried on; their means move by less than a point from here on."""
 
 _MEANING = {
     "empty": "An empty reply passes: the metric rewards saying nothing. Add a convention that asks for something "
@@ -78,10 +82,12 @@ def run_controls(rows: Sequence[Row], grader: Grader, *, seed: int, sealed: bool
     """
     if len(rows) < 2:
         raise DataError(f"The controls need at least 2 rows to compare, found {len(rows)}. Give more rows.")
-    vague = _nothing_to_check(rows, grader)
+    vague = _vague(rows, grader)
+    _few_vague(vague, len(rows))
     graded = [row for row in rows if row.row_id not in vague]
     gold_scores = grader.score_all(graded, [gold_reply(row) for row in graded])
-    failed = _failing_golds(graded, gold_scores, grader, sealed=sealed)
+    failed = _below_mark(graded, gold_scores, grader, sealed=sealed)
+    _few_failed(failed, len(graded))
     kept = [row for row in graded if row.row_id not in failed]
     means = {
         "empty": _mean(grader.score_all(kept, [""] * len(kept))),
@@ -107,36 +113,80 @@ def run_controls(rows: Sequence[Row], grader: Grader, *, seed: int, sealed: bool
     )
 
 
-def _nothing_to_check(rows: Sequence[Row], grader: Grader) -> dict[str, str]:
-    """Row id to sentence, for rows in which a row-specific convention has nothing to check.
+class GoldGrader:
+    """Grades gold replies as rows come by, so that a million of them need not be read again."""
 
-    Raises:
-        DataError: they are more than 5 % of the rows: the pattern is wrong, not the rows.
-    """
-    faults = {row.row_id: fault for row in rows for c in grader.conventions if (fault := c.nothing_to_check(row))}
-    head = f"a row-specific convention has nothing to check in {len(faults)} of {counted(len(rows), 'row')}"
-    _few(len(faults), len(rows), f"{head}; at most {MAX_GOLD_FAILS:.0%} may. The first:", list(faults.values()))
-    return faults
+    def __init__(self, grader: Grader) -> None:
+        self._grader = grader
+        self._vague: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
+        self._scores: dict[str, float] = {}
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Grade the gold replies of these rows; the same content twice counts once."""
+        self._vague |= _vague(rows, self._grader)
+        graded = [row for row in rows if row.row_id not in self._vague]
+        scores = self._grader.score_all(graded, [gold_reply(row) for row in graded])
+        self._failed |= _below_mark(graded, scores, self._grader, sealed=False)
+        self._scores |= {score.row_id: score.score for score in scores}
+
+    def controls(
+        self, kept: Sequence[str], read: Callable[[Sequence[int]], Sequence[Row]], seed: int
+    ) -> ControlsResult:
+        """`run_controls` over the kept rows, given by id; `read` gives the rows at some places among them.
+
+        Up to 5,000 rows all of them take part in the other controls, above it 5,000 drawn at random.
+
+        Raises:
+            DataError: as `run_controls`.
+        """
+        if len(kept) <= MAX_CONTROL_ROWS:
+            return run_controls(read(range(len(kept))), self._grader, seed=seed)
+        drawn = generator(seed, "controls", "sample").choice(len(kept), size=MAX_CONTROL_ROWS, replace=False)
+        controls = run_controls(read(sorted(drawn.tolist())), self._grader, seed=seed)
+        vague = {row_id: self._vague[row_id] for row_id in kept if row_id in self._vague}
+        failed = {row_id: self._failed[row_id] for row_id in kept if row_id in self._failed}
+        _few_vague(vague, len(kept))
+        _few_failed(failed, len(kept) - len(vague))
+        golds = [self._scores[row_id] for row_id in kept if row_id not in vague and row_id not in failed]
+        return replace(
+            controls,
+            gold=math.fsum(golds) / len(golds),
+            num_rows=len(golds),
+            quarantined={**vague, **failed},
+            reasons={**dict.fromkeys(vague, NOTHING_TO_CHECK), **dict.fromkeys(failed, GOLD_FAILS)},
+        )
 
 
-def _failing_golds(rows: Sequence[Row], scores: Sequence[RowScore], grader: Grader, *, sealed: bool) -> dict[str, str]:
-    """Row id to sentence, for rows whose gold reply fails; a sealed row is named by its id alone.
+def _vague(rows: Sequence[Row], grader: Grader) -> dict[str, str]:
+    """Row id to sentence, for rows in which a row-specific convention has nothing to check."""
+    return {row.row_id: fault for row in rows for c in grader.conventions if (fault := c.nothing_to_check(row))}
 
-    Raises:
-        DataError: they are more than 5 % of the rows.
-    """
+
+def _few_vague(faults: Mapping[str, str], of: int) -> None:
+    """Refuse a pattern that finds nothing in more than 5 % of the rows: it is wrong, not the rows."""
+    head = f"a row-specific convention has nothing to check in {len(faults)} of {counted(of, 'row')}"
+    _few(len(faults), of, f"{head}; at most {MAX_GOLD_FAILS:.0%} may. The first:", list(faults.values()))
+
+
+def _below_mark(rows: Sequence[Row], scores: Sequence[RowScore], grader: Grader, *, sealed: bool) -> dict[str, str]:
+    """Row id to sentence, for rows whose gold reply fails; a sealed row is named by its id alone."""
     name_by_id = {row.row_id: f"row {row.row_id}" if sealed else row_name(row) for row in rows}
     faults = {
         score.row_id: f"{name_by_id[score.row_id]}: {_fault(score, grader, sealed=sealed)}"
         for score in scores
         if score.score < grader.pass_mark
     }
+    return faults
+
+
+def _few_failed(faults: Mapping[str, str], of: int) -> None:
+    """Refuse golds of which more than 5 % fail their own grader."""
     head = (
-        f"{len(faults)} of {len(rows)} gold replies fail their own grader; at most {MAX_GOLD_FAILS:.0%} may. "
+        f"{len(faults)} of {of} gold replies fail their own grader; at most {MAX_GOLD_FAILS:.0%} may. "
         "Correct the conventions, the replies, or [data] columns if they name the wrong one. The first:"
     )
-    _few(len(faults), len(rows), head, list(faults.values()))
-    return faults
+    _few(len(faults), of, head, list(faults.values()))
 
 
 def _few(num: int, of: int, head: str, faults: Sequence[str]) -> None:

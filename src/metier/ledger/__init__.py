@@ -15,10 +15,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from metier.ledger.keys import project_key, seal_key
+from metier.ledger.keys import project_key, seal_key, sign, signed_by_project
 from metier.ledger.objects import ObjectStore, decrypt, encrypt
 
 if TYPE_CHECKING:
+    from metier.ledger.erasure import (
+        ModelPlan,
+        begin_erasure,
+        begun_erasures,
+        copies_of,
+        count_parts,
+        count_votes,
+        erase_rows,
+        erasures,
+        finish_erasure,
+        origins_about,
+        plan_models,
+        referenced_objects,
+        require_whole_objects,
+        retire_models,
+        row_ids_of,
+        subjects_in_packs,
+    )
     from metier.ledger.evidence import (
         BeforeLook,
         WrittenReport,
@@ -29,7 +47,7 @@ if TYPE_CHECKING:
         record_report,
         written_reports,
     )
-    from metier.ledger.history import Source, Transform, record_edges, record_source, record_transform
+    from metier.ledger.history import RowHistory
     from metier.ledger.ledger import Event, Head, Ledger, Transaction
     from metier.ledger.looks import (
         Look,
@@ -47,13 +65,34 @@ if TYPE_CHECKING:
         ModelRecord,
         ModelState,
         aliases,
+        descendants,
         find_model,
         move_alias,
+        record_parent,
         record_training,
         register_model,
         registered_models,
         set_model_state,
     )  # fmt: skip
+    from metier.ledger.packs import (
+        PACK_ROWS,
+        is_pack,
+        pack_ids,
+        pack_rows,
+        unpack_rows,
+        without_rows,
+    )
+    from metier.ledger.persons import (
+        PartRow,
+        num_erased,
+        record_destroyed,
+        record_restored,
+        record_subjects,
+        restored_rows,
+        rows_about,
+        stored_parts,
+    )
+    from metier.ledger.problems import Problem
     from metier.ledger.questions import (
         Question,
         SplitRecord,
@@ -88,36 +127,91 @@ if TYPE_CHECKING:
         start_run,
     )  # fmt: skip
     from metier.ledger.seal import SealRecord, find_seal, seal_holdout
-    from metier.ledger.verify import Problem, verify_chain, verify_objects
+    from metier.ledger.sources import Source, Transform, record_edges, record_source, record_transform
+    from metier.ledger.subjects import (
+        SubjectKeys,
+        subject_hash,
+    )
+    from metier.ledger.tracing import row_history
+    from metier.ledger.verify import verify_chain, verify_model_files, verify_objects
+    from metier.ledger.votes import record_votes, votes_of
 
 __all__ = [
-    "BeforeLook", "Event", "Head", "Ledger", "Look", "LookState", "ModelIdentity", "ModelRecord", "ModelState",
-    "ObjectStore", "OpenedLook", "Prediction", "Problem", "Question", "RowRecord", "RowState", "RunRecord", "RunState",
-    "SealRecord", "Source", "SplitRecord", "Transaction", "Transform", "WrittenReport", "aliases", "before_look",
-    "count_rows", "decrypt", "encrypt", "fail_run", "find_look", "find_model", "find_question", "find_row", "find_seal",
-    "find_split", "findings_of", "finish_look", "finish_run", "first_opened", "freeze_question", "look_id_of",
-    "looks_of", "looks_on", "members_of", "move_alias", "open_look", "parts_of", "predict", "predictions_of",
-    "project_key", "record_actual", "record_before_look", "record_dataset", "record_edges", "record_report",
-    "record_rows", "record_source", "record_split", "record_training", "record_transform", "register_model",
-    "registered_models", "runs_of", "seal_holdout", "seal_key", "set_model_state", "spend", "spent", "start_run",
-    "stored_rows", "verify_chain", "verify_objects", "written_reports",
+    "BeforeLook", "Event", "Head", "Ledger", "Look", "LookState", "ModelIdentity", "ModelPlan", "ModelRecord",
+    "ModelState", "ObjectStore", "OpenedLook", "PACK_ROWS", "PartRow", "Prediction", "Problem", "Question",
+    "RowHistory", "RowRecord", "RowState", "RunRecord", "RunState", "SealRecord", "Source", "SplitRecord",
+    "SubjectKeys", "Transaction", "Transform", "WrittenReport", "aliases", "before_look", "begin_erasure",
+    "begun_erasures", "copies_of", "count_parts", "count_rows", "count_votes", "decrypt", "descendants", "encrypt",
+    "erase_rows", "erasures", "fail_run", "find_look", "find_model", "find_question", "find_row", "find_seal",
+    "find_split", "findings_of", "finish_erasure", "finish_look", "finish_run", "first_opened", "freeze_question",
+    "is_pack", "look_id_of", "looks_of", "looks_on", "members_of", "move_alias", "num_erased", "open_look",
+    "origins_about", "pack_ids", "pack_rows", "parts_of", "plan_models", "predict", "predictions_of", "project_key",
+    "record_actual", "record_before_look", "record_dataset", "record_destroyed", "record_edges", "record_parent",
+    "record_report", "record_restored", "record_rows", "record_source", "record_split", "record_subjects",
+    "record_training", "record_transform", "record_votes", "referenced_objects", "register_model",
+    "registered_models", "require_whole_objects", "restored_rows", "retire_models", "row_history", "row_ids_of",
+    "rows_about", "runs_of", "seal_holdout", "seal_key", "set_model_state", "sign", "signed_by_project", "spend",
+    "spent", "start_run", "stored_parts", "stored_rows", "subject_hash", "subjects_in_packs", "unpack_rows",
+    "verify_chain", "verify_model_files", "verify_objects", "votes_of", "without_rows", "written_reports",
 ]  # fmt: skip
 
 _MODULE_OF = {
+    "votes": ("record_votes", "votes_of"),
+    "erasure": (
+        "ModelPlan",
+        "begin_erasure",
+        "begun_erasures",
+        "copies_of",
+        "count_parts",
+        "count_votes",
+        "erase_rows",
+        "erasures",
+        "finish_erasure",
+        "origins_about",
+        "plan_models",
+        "referenced_objects",
+        "require_whole_objects",
+        "subjects_in_packs",
+        "retire_models",
+        "row_ids_of",
+    ),
+    "packs": (
+        "PACK_ROWS",
+        "is_pack",
+        "pack_ids",
+        "pack_rows",
+        "unpack_rows",
+        "without_rows",
+    ),
+    "persons": (
+        "PartRow",
+        "num_erased",
+        "record_destroyed",
+        "record_restored",
+        "record_subjects",
+        "restored_rows",
+        "rows_about",
+        "stored_parts",
+    ),
+    "subjects": (
+        "SubjectKeys",
+        "subject_hash",
+    ),
     "evidence": (
         "BeforeLook", "WrittenReport", "before_look", "findings_of", "first_opened", "record_before_look",
         "record_report", "written_reports",
     ),
-    "history": ("Source", "Transform", "record_edges", "record_source", "record_transform"),
+    "history": ("RowHistory",),
     "ledger": ("Event", "Head", "Ledger", "Transaction"),
     "looks": (
         "Look", "LookState", "OpenedLook", "find_look", "finish_look", "look_id_of", "looks_of", "looks_on",
         "open_look",
     ),
     "models": (
-        "ModelIdentity", "ModelRecord", "ModelState", "aliases", "find_model", "move_alias",
-        "record_training", "register_model", "registered_models", "set_model_state",
+        "ModelIdentity", "ModelRecord", "ModelState", "aliases", "descendants", "find_model", "move_alias",
+        "record_parent", "record_training", "register_model", "registered_models", "set_model_state",
     ),
+    "problems": ("Problem",),
     "questions": (
         "Question", "SplitRecord", "find_question", "find_split", "freeze_question", "parts_of", "record_split",
     ),
@@ -129,7 +223,9 @@ _MODULE_OF = {
         "runs_of", "spend", "spent", "start_run",
     ),
     "seal": ("SealRecord", "find_seal", "seal_holdout"),
-    "verify": ("Problem", "verify_chain", "verify_objects"),
+    "sources": ("Source", "Transform", "record_edges", "record_source", "record_transform"),
+    "tracing": ("row_history",),
+    "verify": ("verify_chain", "verify_model_files", "verify_objects"),
 }  # fmt: skip
 
 

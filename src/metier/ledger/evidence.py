@@ -105,10 +105,11 @@ def findings_of(ledger: Ledger, look_id: str) -> dict[str, Any]:  # Any: JSON va
 
 def record_report(ledger: Ledger, written: WrittenReport) -> None:
     """Record the hashes of a report's files; the same files again change nothing."""
-    if written in written_reports(ledger):
-        return
     body = {"report": written.report_sha256, "page": written.page_sha256, "look": written.look_id}
-    ledger.append(WRITTEN, body)
+    with ledger.writing(WRITTEN) as transaction:
+        stored = transaction.records(select(event.c.body).where(event.c.kind == WRITTEN))
+        if body not in [json.loads(values["body"]) for values in stored]:
+            transaction.note(**body)
 
 
 def written_reports(ledger: Ledger) -> list[WrittenReport]:

@@ -10,7 +10,7 @@
     ...     alpha_budget=0.05,
     ...     max_looks=3,
     ... )
-    >>> scores = score(opened.rows_parquet)
+    >>> scores = score(opened.pack)
     >>> finish_look(ledger, opened.look.look_id, result_hash=file_sha256(scores_path))
 
 The alpha of a look is decided by the caller (`metier.assess`). Whatever rule it follows, this module
@@ -81,7 +81,7 @@ class OpenedLook:
 
     look: Look
     """The look; its `alpha` counts, also when it is resumed."""
-    rows_parquet: bytes = field(repr=False)
+    pack: bytes = field(repr=False)
     """The hold-out rows, as they were sealed."""
     resumed: bool = False
     """Whether the look had been opened before."""
@@ -130,8 +130,7 @@ def open_look(
     wish = _Wish(split_id=split_id, question_hash=question_hash, arms_hash=arms_hash, alpha=alpha,
                  alpha_budget=alpha_budget, max_looks=max_looks)  # fmt: skip
     # The object is checked before the look is paid for, and the look is recorded before it is decrypted.
-    object_ref = _sealed_object(ledger, wish)
-    store.get(object_ref)
+    store.get(_sealed_object(ledger, wish))
     look_id = look_id_of(split_id=split_id, question_hash=question_hash, arms_hash=arms_hash)
     with ledger.writing("look_opened") as transaction:
         stored = transaction.records(select(look).where(look.c.look_id == look_id))
@@ -142,8 +141,9 @@ def open_look(
             found = _new_look(transaction, look_id, wish)
             transaction.put(look, [_values(found)])
             transaction.note(look=look_id, k=found.k, alpha=alpha)
-    rows_parquet = store.get_encrypted(object_ref, seal_key(ledger.project_dir))
-    return OpenedLook(look=found, rows_parquet=rows_parquet, resumed=bool(stored))
+    # Asked again: an erasure may have written the object anew since.
+    pack = store.get_encrypted(_sealed_object(ledger, wish), seal_key(ledger.project_dir))
+    return OpenedLook(look=found, pack=pack, resumed=bool(stored))
 
 
 def finish_look(

@@ -18,11 +18,11 @@ from sqlalchemy import select
 from metier.core.errors import DataError, StoreError
 from metier.core.hashing import value_hash
 from metier.ledger.ledger import Ledger, Transaction, utc_now
-from metier.ledger.schema import alias, model, trained_on
+from metier.ledger.schema import alias, model, model_parent, trained_on
 
 __all__ = [
-    "ModelIdentity", "ModelRecord", "ModelState", "aliases", "find_model", "move_alias", "record_training",
-    "register_model", "registered_models", "set_model_state",
+    "ModelIdentity", "ModelRecord", "ModelState", "aliases", "descendants", "find_model", "move_alias", "record_parent",
+    "record_training", "register_model", "registered_models", "set_model_state",
 ]  # fmt: skip
 
 
@@ -103,6 +103,48 @@ def record_training(ledger: Ledger, model_id: str, *, dataset_version: str, frac
         transaction.put(trained_on, [record])
 
 
+def record_parent(ledger: Ledger, model_id: str, parent_id: str) -> None:
+    """Record that a model's training went on from the weights of another: it saw what that one saw.
+
+    Raises:
+        DataError: the parent is the model itself or comes from it.
+        StoreError: one of the two is not registered.
+    """
+    with ledger.writing("parent_recorded") as transaction:
+        for name in (model_id, parent_id):
+            _stored(ledger, transaction, name)
+        below = {child for child, _ in _below(model_id, transaction.records(select(model_parent)))}
+        if parent_id in {model_id, *below}:
+            raise DataError(
+                f"record_parent: model {model_id[:16]} cannot go on from {parent_id[:16]}, which "
+                f"{'is itself' if parent_id == model_id else 'went on from it'}; expected an older model."
+            )
+        if transaction.put(model_parent, [{"model_id": model_id, "parent_id": parent_id}]):
+            transaction.note(model=model_id, parent=parent_id)
+
+
+def descendants(ledger: Ledger, model_id: str) -> list[tuple[str, str]]:
+    """(child, parent) of every model that went on from a model or from one that did; nearest first.
+
+    Raises:
+        StoreError: no such model.
+    """
+    found = find_model(ledger, model_id)
+    return _below(found.model_id, ledger.records(select(model_parent)))
+
+
+def _below(model_id: str, parents: list[dict[str, Any]]) -> list[tuple[str, str]]:  # Any: SQL values
+    """(child, parent) pairs reached from a model, level by level, each level sorted."""
+    found: dict[tuple[str, str], None] = {}
+    level = {model_id}
+    while level:
+        pairs = {(values["model_id"], values["parent_id"]) for values in parents if values["parent_id"] in level}
+        new = sorted(pairs - found.keys())
+        found |= dict.fromkeys(new)
+        level = {child for child, _ in new}
+    return list(found)
+
+
 def set_model_state(ledger: Ledger, model_id: str, state: ModelState) -> ModelRecord:
     """Move a model to another state.
 
@@ -131,7 +173,8 @@ def find_model(ledger: Ledger, name: str) -> ModelRecord:
 
 def registered_models(ledger: Ledger) -> list[ModelRecord]:
     """All registered models, oldest first."""
-    return [_record(values) for values in ledger.records(select(model).order_by(model.c.registered_at))]
+    query = select(model).order_by(model.c.registered_at, model.c.model_id)
+    return [_record(values) for values in ledger.records(query)]
 
 
 def move_alias(ledger: Ledger, name: str, model_id: str) -> str:

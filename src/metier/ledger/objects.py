@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from metier.core.errors import StoreError
-from metier.core.folders import write_bytes
+from metier.core.folders import storage_error, write_bytes
 from metier.core.hashing import sha256_hex
 from metier.ledger.keys import workspace
 
@@ -91,11 +92,53 @@ class ObjectStore:
         """
         return decrypt(self.get(ref), key, where=self.path_of(ref))
 
+    def remove(self, ref: str) -> None:
+        """Overwrite an object's bytes and delete it; one that is not there is gone already.
+
+        It loses its name first, so that a killed call leaves no object with other bytes.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        path = self.path_of(ref)
+        nameless = path.with_name(f".{path.name}.gone")
+        try:
+            path.replace(nameless)
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            raise storage_error(path, err) from err
+        _wipe(nameless)
+
+    def keep_only(self, refs: Collection[str]) -> None:
+        """Remove every other object, and whatever a killed removal or writing left.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+        for ref in list(self.refs()):
+            if ref not in refs:
+                self.remove(ref)
+        for path in self.root.glob("??/.*"):
+            _wipe(path)
+
     def refs(self) -> Iterator[str]:
         """The references of all whole objects on the disk, sorted."""
         for path in sorted(self.root.glob("??/*")):
             if not path.name.startswith("."):
                 yield path.parent.name + path.name
+
+
+def _wipe(path: Path) -> None:
+    """Overwrite a file and delete it."""
+    try:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()
+    except OSError as err:
+        raise storage_error(path, err) from err
 
 
 def encrypt(data: bytes, key: bytes) -> bytes:

@@ -11,6 +11,7 @@ looks of its own, and both stay in the ledger for everyone to see.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from metier.ledger.schema import dataset, part, question, split
 
 __all__ = [
     "HOLDOUT", "PARTS", "Question", "SplitRecord", "find_question", "find_split", "freeze_question", "parts_of",
-    "record_split",
+    "record_split", "split_id_of",
 ]  # fmt: skip
 
 HOLDOUT = "holdout"
@@ -99,8 +100,9 @@ def record_split(
     if strange := sorted(set(parts.values()) - set(PARTS)):
         raise DataError(f"record_split: part {strange[0]!r} is unknown; expected one of {', '.join(PARTS)}.")
     certificate_hash = value_hash(dict(certificate))
-    parts_root = merkle_root(f"{origin_id} {name}" for origin_id, name in parts.items())
-    split_id = value_hash([dataset_version, question_hash, certificate_hash, parts_root])[:32]
+    split_id = split_id_of(
+        dataset_version=dataset_version, question_hash=question_hash, certificate_hash=certificate_hash, parts=parts
+    )
     record = SplitRecord(
         split_id=split_id, dataset=dataset_version, question=question_hash, certificate_hash=certificate_hash
     )
@@ -110,11 +112,16 @@ def record_split(
         if not transaction.records(select(question.c.hash).where(question.c.hash == question_hash)):
             raise StoreError(f"{ledger.where}: no question {question_hash!r}; freeze it with freeze_question.")
         transaction.put(split, [_split_values(record)])
-        new = [{"split_id": split_id, "origin_id": origin_id, "part": name} for origin_id, name in parts.items()]
+        new = ({"split_id": split_id, "origin_id": origin_id, "part": name} for origin_id, name in parts.items())
         if transaction.put(part, new):
-            counts = {name: list(parts.values()).count(name) for name in sorted(set(parts.values()))}
-            transaction.note(split=split_id, counts=counts)
+            transaction.note(split=split_id, counts=dict(sorted(Counter(parts.values()).items())))
     return record
+
+
+def split_id_of(*, dataset_version: str, question_hash: str, certificate_hash: str, parts: Mapping[str, str]) -> str:
+    """The id that a division of a dataset's origins has for a question, 32 hex digits."""
+    parts_root = merkle_root(f"{origin_id} {name}" for origin_id, name in parts.items())
+    return value_hash([dataset_version, question_hash, certificate_hash, parts_root])[:32]
 
 
 def find_split(ledger: Ledger, split_id: str) -> SplitRecord:

@@ -9,7 +9,7 @@ The ledger holds keyed ids only; the text lies in the object store.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import func, select
@@ -78,7 +78,7 @@ def record_rows(ledger: Ledger, records: Iterable[RowRecord]) -> int:
         StoreError: one row stands twice among the records, with different values.
     """
     with ledger.writing("rows_recorded") as transaction:
-        return transaction.put(row, [{**asdict(record), "state": record.state.value} for record in records])
+        return transaction.put(row, map(_values, records))
 
 
 def stored_rows(ledger: Ledger, *, state: RowState | None = None) -> list[RowRecord]:
@@ -112,7 +112,7 @@ def record_dataset(ledger: Ledger, row_ids: Iterable[str]) -> str:
         raise DataError("record_dataset: 0 rows; a dataset version needs at least one.")
     version = merkle_root(ids)
     with ledger.writing("dataset_recorded") as transaction:
-        known = {values["row_id"] for values in transaction.records(select(row.c.row_id))}
+        known = set(transaction.connection.execute(select(row.c.row_id)).scalars())
         if unknown := [row_id for row_id in ids if row_id not in known]:
             raise DataError(
                 f"record_dataset: {len(unknown)} of {len(ids)} rows were never recorded, first {unknown[0]}; record "
@@ -134,6 +134,15 @@ def members_of(ledger: Ledger, version: str) -> list[str]:
     if not ids:
         raise StoreError(f"{ledger.where}: no dataset version {version!r}; record it with record_dataset.")
     return ids
+
+
+def _values(record: RowRecord) -> dict[str, str]:
+    """A record as the table's columns; `asdict` would copy each of a million records deeply."""
+    return {
+        "row_id": record.row_id, "origin_id": record.origin_id, "object_ref": record.object_ref,
+        "meta_hash": record.meta_hash, "state": record.state.value, "reason": record.reason,
+        "rule_version": record.rule_version, "survivor": record.survivor,
+    }  # fmt: skip
 
 
 def _row_record(values: dict[str, str]) -> RowRecord:

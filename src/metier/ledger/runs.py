@@ -124,7 +124,7 @@ def _end(ledger: Ledger, run_id: str, state: RunState, note: str | None) -> None
 
 def runs_of(ledger: Ledger, stage: str = "") -> list[RunRecord]:
     """All runs, or those of one stage, oldest first."""
-    query = select(run).order_by(run.c.started)
+    query = select(run).order_by(run.c.started, run.c.run_id)
     if stage:
         query = query.where(run.c.stage == stage)
     return [_record(values) for values in ledger.records(query)]

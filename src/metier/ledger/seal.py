@@ -35,10 +35,8 @@ class SealRecord:
     """When it was sealed, ISO text in UTC."""
 
 
-def seal_holdout(
-    ledger: Ledger, store: ObjectStore, rows_parquet: bytes, *, split_id: str, num_rows: int
-) -> SealRecord:
-    """Encrypt the hold-out of a split and record it; sealing the same bytes again changes nothing.
+def seal_holdout(ledger: Ledger, store: ObjectStore, pack: bytes, *, split_id: str, num_rows: int) -> SealRecord:
+    """Encrypt the packed hold-out of a split and record it; sealing the same bytes again changes nothing.
 
     Raises:
         DataError: no rows.
@@ -46,7 +44,7 @@ def seal_holdout(
     """
     if num_rows < 1:
         raise DataError(f"seal_holdout: {num_rows} rows; a hold-out needs at least one.")
-    object_ref = store.put_encrypted(rows_parquet, seal_key(ledger.project_dir))
+    object_ref = store.put_encrypted(pack, seal_key(ledger.project_dir))
     record = {"split_id": split_id, "object_ref": object_ref, "num_rows": num_rows, "sealed_at": utc_now()}
     with ledger.writing("holdout_sealed") as transaction:
         if not transaction.records(select(split.c.split_id).where(split.c.split_id == split_id)):

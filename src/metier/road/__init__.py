@@ -2,17 +2,24 @@
 
 from metier.road.before import Assessed, Planned, assess_project, plan_project
 from metier.road.check import Checked, check_project
-from metier.road.inspect import Diagnosis, ShownRow, Status, diagnose, open_chat, read_status, show_row
+from metier.road.erase import Erasure, erase_subject
+from metier.road.inspect import Diagnosis, ShownRow, Status, diagnose, history_of, open_chat, read_status, show_row
+from metier.road.label import Imported, export_tasks, import_votes, report_votes
 from metier.road.progress import Progress, Tick, Watcher
-from metier.road.run import open_session, run_road
+from metier.road.run import Pages, open_session, run_road
+from metier.road.setaside import SetAside, curate_project
 from metier.road.verify import Verified, verify_project
 
 __all__ = [
     "Assessed",
     "Checked",
     "Diagnosis",
+    "Imported",
+    "Pages",
+    "Erasure",
     "Planned",
     "Progress",
+    "SetAside",
     "ShownRow",
     "Status",
     "Tick",
@@ -20,11 +27,17 @@ __all__ = [
     "Watcher",
     "assess_project",
     "check_project",
+    "curate_project",
     "diagnose",
+    "erase_subject",
+    "export_tasks",
+    "history_of",
+    "import_votes",
     "open_chat",
     "open_session",
     "plan_project",
     "read_status",
+    "report_votes",
     "run_road",
     "show_row",
     "verify_project",

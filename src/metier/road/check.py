@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from metier.core.data_facts import DataFacts
 from metier.core.errors import DataError, GateClosed
+from metier.core.folders import write_bytes
 from metier.core.project_file import ProjectConfig
+from metier.core.readiness import Readiness
 from metier.core.report import DataReport, SplitReport
-from metier.road.cut import cut_rows
+from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.progress import Watcher
-from metier.road.run import open_session
+from metier.road.run import DATA_PAGE_NAME, open_session
+
+if TYPE_CHECKING:
+    from metier.curate.ages import Staleness
 
 __all__ = ["Checked", "check_project"]
 
@@ -25,22 +31,30 @@ class Checked:
     data: DataReport
     controls: Mapping[str, Any]
     split: SplitReport | None
-    problem: str
-    """Why the rows are not ready; empty when they are."""
+    readiness: Readiness
+    ages: Staleness
+    review: str
+    """What was found among labels or replies, in a sentence; empty where nothing could be ranked."""
+    page: str
+    """The page of the data; empty where none was drawn."""
 
     @property
     def ready(self) -> bool:
         """Whether a run can start."""
-        return not self.problem
+        return not self.readiness.problems
 
     def as_json(self) -> dict[str, Any]:
         """The result as JSON values."""
         return {
             "ready": self.ready,
-            "problem": self.problem,
+            "problem": next(iter(self.readiness.problems), ""),
             "data": asdict(self.data),
             "controls": dict(self.controls),
             "split": asdict(self.split) if self.split else None,
+            "readiness": self.readiness.as_json(),
+            "ages": self.ages.as_json(),
+            "review": self.review,
+            "page": self.page,
         }
 
     def as_text(self) -> str:
@@ -58,7 +72,15 @@ class Checked:
             lines.append(f"split ({split.mode}): {split.train} train, {split.dev} dev, {split.holdout} hold-out")
         named = ("gold", "empty", "echo", "shuffled")
         lines.append("controls: " + ", ".join(f"{name} {self.controls[name]:.3f}" for name in named))
-        lines.append("ready" if self.ready else f"not ready: {self.problem}")
+        lines.append(f"age: {self.ages.sentence}")
+        if self.review:
+            lines.append(f"review: {self.review}")
+        lines += [f"warning: {warning}" for warning in self.readiness.warnings]
+        lines += [f"not ready: {problem}" for problem in self.readiness.problems]
+        if self.ready:
+            lines.append(f"ready: {self.readiness.sentence}")
+        if self.page:
+            lines.append(f"Page: {self.page}")
         return "\n".join(lines)
 
     def require(self) -> None:
@@ -68,21 +90,45 @@ class Checked:
             GateClosed: they are not.
         """
         if not self.ready:
-            raise GateClosed(self.problem)
+            raise GateClosed(self.readiness.problems[0])
 
 
-def check_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Checked:
+def check_project(
+    project_dir: Path,
+    config: ProjectConfig,
+    *,
+    watcher: Watcher | None = None,
+    draw_data_page: Callable[[DataFacts], str] | None = None,
+) -> Checked:
     """Read, clean, grade the golds and try the split; nothing is frozen or sealed.
 
     Raises:
         DataError: the rows cannot be read at all, or cleaning stopped.
     """
+    from metier.road.readiness import data_facts, judge_data, kept_ages, review_list
+
     with open_session(project_dir, config, watcher=watcher, what="metier check") as session:
         ground = read_and_check(session)
-        split, problem = None, ""
+        parts: Parts | None = None
+        problem = ""
         try:
-            split = cut_rows(session, ground).report
+            parts = cut_rows(session, ground)
         except DataError as err:
             problem = str(err)
-        data = ground.report("", {})
-        return Checked(data=data, controls=ground.controls, split=split, problem=problem)
+        ages = kept_ages(session, ground)
+        judged = judge_data(session, ground, parts, problem, ages)
+        review = review_list(session, ground, parts) if parts else None
+        drawn = ""
+        if draw_data_page is not None:
+            path = session.workspace.report_dir / DATA_PAGE_NAME
+            write_bytes(path, draw_data_page(data_facts(session, ground, parts, judged, review)).encode())
+            drawn = str(path)
+        return Checked(
+            data=ground.report({}),
+            controls=ground.controls,
+            split=parts.report if parts else None,
+            readiness=judged,
+            ages=ages,
+            review=review[0].sentence if review else "",
+            page=drawn,
+        )

@@ -6,42 +6,61 @@ alone freezes the question and seals the rows, with `seal_parts`, before it fits
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from metier.core.columns import rows_from_parquet, rows_to_parquet
+import numpy as np
+
 from metier.core.config import nearest
 from metier.core.errors import ConfigError, DataError, counted
 from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.report import SplitReport
 from metier.core.rows import Row
-from metier.curate import dataset_version
 from metier.road.ground import Ground
+from metier.road.rowstore import Ints
 from metier.road.session import Session
 from metier.split import split_report, split_rows
 
 __all__ = ["Parts", "Sealed", "cut_rows", "seal_parts"]
 
-SPLIT_VERSION = 2
-SEAL_VERSION = 1
+SPLIT_VERSION = 3
+SEAL_VERSION = 2
 MIN_SLICE_ROWS = 20
 """Hold-out rows of a slice whose scores may leave the seal: fewer would tell of single rows."""
+PARTS_NAME = "parts.npz"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The rows everyone may see, and what is known of those nobody may."""
+    """The rows everyone may see, read when they are first asked for, and what is known of those nobody may."""
 
-    train: list[Row]
-    dev: list[Row]
-    num_holdout: int
+    ground: Ground = field(repr=False)
+    place_by_part: Mapping[str, Ints]
+    """Places in the ground's table of the rows of train, dev and holdout."""
     dataset_version: str
     stage_hash: str
     report: SplitReport
     purged: Mapping[str, int]
     """Rows set aside by the split, by reason."""
+
+    @cached_property
+    def train(self) -> list[Row]:
+        """The train rows."""
+        return self.ground.rows(self.place_by_part["train"])
+
+    @cached_property
+    def dev(self) -> list[Row]:
+        """The dev rows."""
+        return self.ground.rows(self.place_by_part["dev"])
+
+    @property
+    def num_holdout(self) -> int:
+        """Rows of the hold-out."""
+        return self.report.holdout
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,40 +82,48 @@ def cut_rows(session: Session, ground: Ground) -> Parts:
     """
     session.progress.enter("split")
     config = session.config
-
-    def work(stage_dir: Path) -> None:
-        result = split_rows(ground.kept, config.split, seed=config.project.seed, near_dup=config.clean.near_dup)
-        report = split_report(result)
-        _check_holdout(session, result.holdout)
-        write_bytes(stage_dir / "train.parquet", rows_to_parquet(result.train))
-        write_bytes(stage_dir / "dev.parquet", rows_to_parquet(result.dev))
-        purged = [{"row_id": p.row.row_id, "reason": p.reason, "survivor": p.other} for p in result.purged]
-        part_by_origin = {row.origin_id: name for name, rows in result.parts.items() for row in rows}
-        write_json(
-            stage_dir / "split.json", {"report": asdict(report), "purged": purged, "part_by_origin": part_by_origin}
-        )
-
     stage = session.stage(
         "split",
         version=SPLIT_VERSION,
         inputs={"rows": ground.stage_hash},
         config={"question": session.question, "seed": config.project.seed, "near_dup": config.clean.near_dup},
-        work=work,
+        work=lambda stage_dir: _work(session, ground, stage_dir),
     )
     stored = read_json(stage.dir / "split.json")
     report = SplitReport(**stored["report"])
     session.progress.say(
         f"{report.train} train, {report.dev} dev, {report.holdout} hold-out rows; {report.purged} set aside"
     )
+    places = np.load(io.BytesIO((stage.dir / PARTS_NAME).read_bytes()), allow_pickle=False)
     return Parts(
-        train=rows_from_parquet((stage.dir / "train.parquet").read_bytes()),
-        dev=rows_from_parquet((stage.dir / "dev.parquet").read_bytes()),
-        num_holdout=report.holdout,
-        dataset_version=dataset_version(ground.result),
+        ground=ground,
+        place_by_part={name: _places(ground, places[name]) for name in places.files},
+        dataset_version=ground.curated.dataset_version,
         stage_hash=stage.hash,
         report=report,
-        purged=Counter(item["reason"] for item in stored["purged"]),
+        purged=stored["purged"],
     )
+
+
+def _work(session: Session, ground: Ground, stage_dir: Path) -> None:
+    """Split the kept rows and check that a verdict could stand on the hold-out."""
+    config, kept = session.config, ground.curated.kept
+    table = ground.curated.table.take(kept)
+    result = split_rows(table, config.split, seed=config.project.seed, near_dup=config.clean.near_dup)
+    _check_holdout(session, ground.rows(kept[result.holdout]))
+    buffer = io.BytesIO()
+    origins = {name: table.origin_N[index] for name, index in result.parts.items()}
+    np.savez(buffer, train=origins["train"], dev=origins["dev"], holdout=origins["holdout"])
+    write_bytes(stage_dir / PARTS_NAME, buffer.getvalue())
+    purged = Counter(item.reason for item in result.purged)
+    write_json(stage_dir / "split.json", {"report": asdict(split_report(result)), "purged": purged})
+
+
+def _places(ground: Ground, origin_N: np.ndarray) -> Ints:
+    """Where the rows of these origins stand in the table, which a changed file may have moved."""
+    table = ground.curated.table
+    order = np.argsort(table.origin_N)
+    return np.asarray(order[np.searchsorted(table.origin_N, origin_N, sorter=order)], dtype=np.int64)
 
 
 def _check_holdout(session: Session, holdout: list[Row]) -> None:
@@ -164,22 +191,25 @@ def seal_parts(session: Session, ground: Ground, parts: Parts) -> Sealed:
 
 def _freeze_and_seal(session: Session, ground: Ground, parts: Parts) -> Sealed:
     """Record question, dataset, split and seal; all of it may be repeated after a kill and gives the same."""
-    from metier.ledger import freeze_question, record_dataset, record_split, seal_holdout
+    from metier.ledger import freeze_question, pack_rows, record_dataset, record_split, seal_holdout
 
-    stored = read_json(session.stages["split"].dir / "split.json")
+    table = ground.curated.table
     question = freeze_question(session.ledger, session.question)
     split = record_split(
         session.ledger,
-        dataset_version=record_dataset(session.ledger, [row.row_id for row in ground.kept]),
+        dataset_version=record_dataset(session.ledger, map(table.row_id, ground.curated.kept.tolist())),
         question_hash=question.hash,
-        parts=stored["part_by_origin"],
+        parts={table.origin(i): name for name, index in parts.place_by_part.items() for i in index.tolist()},
         # Metadata is no part of a row id, yet groups and times decide the split: another day is another split.
         certificate={**parts.report.certificate, "rows": ground.stage_hash},
     )
-    row_by_origin = {row.origin_id: row for row in ground.kept}
-    holdout = [row_by_origin[origin] for origin, part in stored["part_by_origin"].items() if part == "holdout"]
+    holdout = ground.rows(parts.place_by_part["holdout"])
     seal_holdout(
-        session.ledger, session.store, rows_to_parquet(holdout), split_id=split.split_id, num_rows=len(holdout)
+        session.ledger,
+        session.store,
+        pack_rows(holdout, session.subject_keys),
+        split_id=split.split_id,
+        num_rows=len(holdout),
     )
     return Sealed(
         split_id=split.split_id,

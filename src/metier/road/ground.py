@@ -2,56 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from metier.core.columns import rows_from_parquet, rows_to_parquet
+import numpy as np
+
 from metier.core.folders import read_json, write_bytes, write_json
-from metier.core.hashing import file_sha256, value_hash
+from metier.core.hashing import file_sha256, merkle_root
 from metier.core.report import DataReport
 from metier.core.rows import Row
-from metier.curate import CurateResult, Quarantined, curate, data_report, load, write
-from metier.evaluate import run_controls
-from metier.ledger import decrypt, encrypt
+from metier.curate import CLEAN_RULES, Curated, RowRules, curate, data_report, load, write
+from metier.evaluate import GoldGrader
+from metier.road.rowstore import Ints, RowReader, RowWriter
 from metier.road.session import Session
 
-__all__ = ["Ground", "read_and_check", "record_ground"]
+__all__ = ["Ground", "file_hashes", "read_and_check", "record_ground"]
 
-GROUND_VERSION = 2
+GROUND_VERSION = 3
 TOLD = 5
-"""Rows that are named one by one while the run goes; all of them are in the report's folder."""
-KEPT_NAME = "kept.sealed"
-ASIDE_NAME = "quarantined.sealed"
+"""Rows that are named one by one while the run goes; all of them are in the stage's folder."""
+STORED_NAME = "stored.npz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ground:
-    """The rows, and what became of those that are not used."""
+    """The rows by column, where their texts lie, and what became of those that are not used."""
 
-    result: CurateResult
+    curated: Curated
     controls: Mapping[str, Any]
-    """Mean scores of the controls over all kept rows."""
+    """Mean scores of the controls over the kept rows."""
+    reader: RowReader
+    meta_hashes: Sequence[str]
+    """Of every row stored."""
+    subjects: Sequence[tuple[int, str]]
+    """(place among the rows stored, subject hash)."""
     stage_hash: str
     """Hash of what the stage found, not of how: an unchanged result keeps every later stage."""
 
-    @property
-    def kept(self) -> list[Row]:
-        """Rows that may be used."""
-        return self.result.kept
+    def rows(self, places: Sequence[int] | Ints) -> list[Row]:
+        """The rows at these places of the table, with their text."""
+        return self.reader.rows(self.curated.stored_N[np.asarray(places, dtype=np.int64)])
 
-    def report(self, dataset_version: str, purged: Mapping[str, int]) -> DataReport:
+    def report(self, purged: Mapping[str, int]) -> DataReport:
         """The data part of the report; rows the split set aside count as quarantined."""
-        report = data_report(self.result)
+        report = data_report(self.curated)
         reasons = {**report.quarantined, **{reason: n for reason, n in purged.items() if n}}
-        kept = report.kept - sum(purged.values())
-        return replace(report, kept=kept, quarantined=reasons, dataset_version=dataset_version)
+        return replace(report, kept=report.kept - sum(purged.values()), quarantined=reasons)
 
 
 def read_and_check(session: Session) -> Ground:
-    """Read, clean and grade the golds; rows whose gold fails its own grader are quarantined. Nothing is recorded.
+    """Read, clean and grade the golds; rows whose gold fails its own grader are set aside. Nothing is recorded.
 
     Raises:
         DataError: nothing could be read, a brake closed, over 5 % of the golds fail, or a control passes.
@@ -59,68 +65,94 @@ def read_and_check(session: Session) -> Ground:
     session.progress.enter("read")
     config = session.config
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-    def work(stage_dir: Path) -> None:
-        result = curate(
-            config.data, config.clean, session.project_dir, key=session.key, now=today,
-            holdout_files=config.split.holdout_files,
-        )  # fmt: skip
-        controls = run_controls(result.kept, session.grader, seed=config.project.seed)
-        fails = {row.origin_id: controls.reasons[row.row_id] for row in result.kept if row.row_id in controls.reasons}
-        result = result.with_quarantined(fails)
-        _write(result, stage_dir, key=session.key)
-        write_json(stage_dir / "controls.json", {**controls.as_json(), "sentences": dict(controls.quarantined)})
-
+    restored = session.restored
     stage = session.stage(
         "ground",
         version=GROUND_VERSION,
         # The day matters only where rows expire: else a run of tomorrow is the run of today.
-        inputs={"files": file_hashes(session), "day": today.date().isoformat() if config.data.expires else ""},
+        inputs={"files": file_hashes(session), "day": today.date().isoformat() if config.data.expires else "",
+                "restored": sorted(restored), "erased": session.subject_keys.destroyed},
         config={"data": asdict(config.data), "clean": asdict(config.clean), "metric": asdict(config.metric),
                 "conventions": [asdict(item) for item in config.convention], "seed": config.project.seed,
                 "holdout_files": config.split.holdout_files},
-        work=work,
+        work=lambda stage_dir: _work(session, stage_dir, today, restored),
     )  # fmt: skip
-    result = _load(stage.dir, key=session.key)
-    controls = read_json(stage.dir / "controls.json")
-    reasons = ", ".join(f"{reason} {n}" for reason, n in result.reasons.items())
-    aside = f"{len(result.quarantined)} set aside" + (f" ({reasons})" if reasons else "")
-    session.progress.say(f"{result.num_read} rows read, {len(result.kept)} kept, {aside}, {len(result.failed)} failed")
-    for failure in result.failed[:TOLD]:
-        session.progress.say(f"{failure.where}: {failure.message}")
-    for sentence in list(controls["sentences"].values())[:TOLD]:
-        session.progress.say(sentence)
-    content = value_hash(sorted((row.origin_id, row.row_id, _meta_hash(row)) for row in result.kept))
-    return Ground(result=result, controls=controls, stage_hash=content)
+    refs = read_json(stage.dir / "packs.json")
+    if not all(session.store.path_of(ref).exists() for ref in refs):
+        shutil.rmtree(stage.dir)  # the objects were cleared away: the files still hold every row
+        return read_and_check(session)
+    ground = _found(session, stage.dir, refs)
+    _tell(session, ground, read_json(stage.dir / "controls.json")["sentences"])
+    return ground
 
 
-def _write(result: CurateResult, stage_dir: Path, *, key: bytes) -> None:
-    """The rows encrypted under the project key, since those of the hold-out and their copies are among them.
+def _work(session: Session, stage_dir: Path, today: datetime, restored: frozenset[str]) -> None:
+    """Read, clean, store and grade."""
+    config, writer = session.config, RowWriter(session.store, session.subject_keys)
+    rules = RowRules(data=config.data, clean=config.clean, now=today, restored=restored)
+    golds = GoldGrader(session.grader)
 
-    What is no row (failed records, counts) stands beside them as `curate` writes it, as a result without rows.
-    """
-    write(replace(result, kept=[], quarantined=[], num_read=len(result.failed)), stage_dir)
-    facts = [(item.reason, item.survivor, item.rule_version) for item in result.quarantined]
-    write_json(stage_dir / "quarantined.json", facts)
-    for name, rows in ((KEPT_NAME, result.kept), (ASIDE_NAME, [item.row for item in result.quarantined])):
-        write_bytes(stage_dir / name, encrypt(rows_to_parquet(rows), key))
+    def keep(rows: list[Row]) -> None:
+        golds.add(rows)
+        writer.keep(rows)
 
-
-def _load(stage_dir: Path, *, key: bytes) -> CurateResult:
-    """The result that was written.
-
-    Raises:
-        StoreError: a file is damaged, or the key is another one.
-    """
-    kept, aside = (
-        rows_from_parquet(decrypt((stage_dir / name).read_bytes(), key, where=stage_dir / name))
-        for name in (KEPT_NAME, ASIDE_NAME)
+    curated = curate(
+        rules, session.project_dir, key=session.key, keep=keep, holdout_files=config.split.holdout_files,
+        is_erased=lambda row: any(map(session.is_erased, row.meta.subjects)),
+    )  # fmt: skip
+    writer.finish()
+    reader = RowReader(session.store, session.subject_keys, writer.refs)
+    kept = curated.kept
+    controls = golds.controls(
+        [curated.table.row_id(place) for place in kept.tolist()],
+        lambda places: reader.rows(curated.stored_N[kept[np.asarray(places, dtype=np.int64)]]),
+        config.project.seed,
     )
-    facts = read_json(stage_dir / "quarantined.json")
-    quarantined = [Quarantined(row, *fact) for row, fact in zip(aside, facts, strict=True)]
-    rest = load(stage_dir)
-    num_read = len(kept) + len(quarantined) + len(rest.failed)
-    return replace(rest, kept=kept, quarantined=quarantined, num_read=num_read)
+    write(curated.with_set_aside(controls.reasons), stage_dir)
+    write_json(stage_dir / "packs.json", writer.refs)
+    write_json(stage_dir / "controls.json", {**controls.as_json(), "sentences": dict(controls.quarantined)})
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        meta=np.asarray(writer.meta_hashes, dtype="S64"),
+        place=np.asarray([place for place, _ in writer.subjects], dtype=np.int64),
+        subject=np.asarray([hashed for _, hashed in writer.subjects], dtype="S32"),
+    )
+    write_bytes(stage_dir / STORED_NAME, buffer.getvalue())
+
+
+def _found(session: Session, stage_dir: Path, refs: list[str]) -> Ground:
+    """What the finished stage holds."""
+    curated = load(stage_dir)
+    stored = np.load(io.BytesIO((stage_dir / STORED_NAME).read_bytes()), allow_pickle=False)
+    meta = [value.decode("ascii") for value in stored["meta"]]
+    subjects = [(int(p), s.decode("ascii")) for p, s in zip(stored["place"], stored["subject"], strict=True)]
+    table = curated.table
+    content = merkle_root(
+        f"{table.origin(i)} {table.row_id(i)} {meta[int(curated.stored_N[i])]}" for i in curated.kept.tolist()
+    )
+    return Ground(
+        curated=curated,
+        controls=read_json(stage_dir / "controls.json"),
+        reader=RowReader(session.store, session.subject_keys, refs),
+        meta_hashes=meta,
+        subjects=subjects,
+        stage_hash=content,
+    )
+
+
+def _tell(session: Session, ground: Ground, sentences: Mapping[str, str]) -> None:
+    """Counts, and the first of what failed."""
+    curated = ground.curated
+    reasons = ", ".join(f"{reason} {n}" for reason, n in curated.reasons.items())
+    aside = f"{len(curated.set_aside)} set aside" + (f" ({reasons})" if reasons else "")
+    session.progress.say(
+        f"{curated.num_read} rows read, {len(curated.kept)} kept, {aside}, {len(curated.failed)} failed"
+    )
+    for failure in curated.failed[:TOLD]:
+        session.progress.say(f"{failure.where}: {failure.message}")
+    for sentence in list(sentences.values())[:TOLD]:
+        session.progress.say(sentence)
 
 
 def file_hashes(session: Session) -> dict[str, str]:
@@ -133,45 +165,53 @@ def file_hashes(session: Session) -> dict[str, str]:
 
 
 def record_ground(session: Session, ground: Ground) -> None:
-    """Put sources, rows and their versions into the ledger; a rerun changes nothing."""
-    from collections import Counter
-
+    """Put sources, rows, their persons and their versions into the ledger; a rerun changes nothing."""
     from metier.ledger import (
-        RowState,
         Source,
         Transform,
         record_edges,
         record_rows,
         record_source,
+        record_subjects,
         record_transform,
     )  # fmt: skip
 
-    result = ground.result
-    rows = [*result.kept, *(item.row for item in result.quarantined)]
-    counts = Counter(row.meta.source for row in rows)
+    curated, table = ground.curated, ground.curated.table
+    counts = np.bincount(table.source.code_N, minlength=len(table.source.names))
+    # Rows and failures together depend on the bytes alone: which record fails, settings and erasures decide.
+    num_records = Counter(dict(zip(table.source.names, counts.tolist(), strict=True)))
+    num_records.update(failure.where.rpartition(":")[0] for failure in curated.failed)
     hashes = file_hashes(session)
-    for name, num in sorted(counts.items()):
+    for name, num in sorted(num_records.items()):
         licence = session.config.data.licence
         record_source(session.ledger, Source(name=name, sha256=hashes.get(name, ""), num_records=num, licence=licence))
-    records = [_row_record(row, RowState.KEPT) for row in result.kept]
-    for item in result.quarantined:
-        version, survivor = str(item.rule_version), item.survivor or ""
-        records.append(
-            _row_record(item.row, RowState.QUARANTINED, reason=item.reason, rule_version=version, survivor=survivor)
-        )
-    record_rows(session.ledger, records)
-    pairs = [(row.row_id, parent) for row in rows for parent in row.parents]
-    if pairs:
-        done = Transform(op="private_data", version="1", params={"private": session.config.clean.private})
+    record_rows(session.ledger, (_record(ground, i) for i in range(len(table))))
+    table_place = np.empty(len(table), dtype=np.int64)
+    table_place[curated.stored_N] = np.arange(len(table))
+    record_subjects(
+        session.ledger,
+        ((table.row_id(int(table_place[place])), hashed) for place, hashed in ground.subjects),
+        key_ref=session.subject_keys.path.name,
+    )
+    replaced = np.flatnonzero(curated.parent_N != b"")
+    if len(replaced):
+        done = Transform(op="private_data", version=str(CLEAN_RULES), params={"private": session.config.clean.private})
+        pairs = [(table.row_id(i), curated.parent_N[i].decode("ascii")) for i in replaced.tolist()]
         record_edges(session.ledger, record_transform(session.ledger, done), pairs)
 
 
-def _row_record(row: Row, state: Any, **facts: str) -> Any:  # Any: RowState and RowRecord, imported lazily
-    from metier.ledger import RowRecord
+def _record(ground: Ground, place: int) -> Any:  # Any: RowRecord, imported lazily
+    from metier.ledger import PACK_ROWS, RowRecord, RowState
 
-    return RowRecord(row_id=row.row_id, origin_id=row.origin_id, meta_hash=_meta_hash(row), state=state, **facts)
-
-
-def _meta_hash(row: Row) -> str:
-    """Hash of a row's metadata, which is no part of its id."""
-    return value_hash(row.meta.model_dump(mode="json"))
+    curated, table = ground.curated, ground.curated.table
+    stored, survivor, reason = int(curated.stored_N[place]), int(curated.survivor_N[place]), curated.reason.at(place)
+    return RowRecord(
+        row_id=table.row_id(place),
+        origin_id=table.origin(place),
+        object_ref=ground.reader.refs[stored // PACK_ROWS],
+        meta_hash=ground.meta_hashes[stored],
+        state=RowState.QUARANTINED if reason else RowState.KEPT,
+        reason=reason or "",
+        rule_version=str(CLEAN_RULES) if reason else "",
+        survivor=table.origin(survivor) if survivor >= 0 else "",
+    )

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metier.arms import Replier, TunedArm
 from metier.arms.replier import with_instruction
@@ -25,8 +25,13 @@ from metier.road.run import open_session
 from metier.road.session import Session
 from metier.road.workspace import Workspace
 
-__all__ = ["Diagnosis", "ShownRow", "Status", "diagnose", "open_chat", "read_status", "show_row"]
+if TYPE_CHECKING:
+    from metier.ledger import RowHistory
 
+__all__ = ["Diagnosis", "ShownRow", "Status", "diagnose", "history_of", "open_chat", "read_status", "show_row"]
+
+MIN_ID_CHARACTERS = 8
+"""A number of fewer digits is a place among the train rows, not the beginning of an id."""
 BEFORE_ARMS, AFTER_ARMS = ("ground", "split", "plan", "seal", "tune"), ("look", "report")
 
 
@@ -87,6 +92,22 @@ def show_row(project_dir: Path, config: ProjectConfig, wanted: str) -> ShownRow:
         )
 
 
+def history_of(project_dir: Path, config: ProjectConfig, wanted: str) -> RowHistory:
+    """Everything that happened to a row, by the beginning of one of its ids, or by its number among the train rows.
+
+    Raises:
+        DataError: no recorded row, or several.
+    """
+    from metier.ledger import row_history
+
+    with open_session(project_dir, config, what="metier show --history") as session:
+        if wanted.isdigit() and len(wanted) < MIN_ID_CHARACTERS:
+            parts = cut_rows(session, read_and_check(session))
+            if int(wanted) < len(parts.train):
+                wanted = parts.train[int(wanted)].origin_id
+        return row_history(session.ledger, wanted)
+
+
 def open_chat(project_dir: Path, config: ProjectConfig) -> Callable[[str], dict[str, str]]:
     """A function from a message to the replies of base and tuned model, each as the newest report judged it.
 
@@ -101,6 +122,7 @@ def open_chat(project_dir: Path, config: ProjectConfig) -> Callable[[str], dict[
     model = report["model"]
     with open_session(project_dir, config, what="metier chat") as session:
         _require_judged_base(session, model)
+        _require_not_retired(session, model)
         session.dtype = model["dtype"]
         instructions = {"base": _judged_wording(session, report), "tuned": _judged_instruction(session, report)}
         handles = {"base": session.handle, "tuned": session.tuned_handle(project_dir / model["adapter_path"])}
@@ -125,6 +147,17 @@ def _require_judged_base(session: Session, model: Mapping[str, Any]) -> None:
         raise ModelError(
             f"[base] names {session.base.name} ({session.base.base_sha256[:12]}), but the newest report judged "
             f"{model['base']} ({model['base_sha256'][:12]}). Set [base] back to that one, or run again: "
+            f"metier run -C {session.project_dir}"
+        )
+
+
+def _require_not_retired(session: Session, model: Mapping[str, Any]) -> None:
+    """Refuse a model that an erasure retired: it saw rows of a person who is gone."""
+    from metier.ledger import ModelState, find_model
+
+    if find_model(session.ledger, model["id"]).state is ModelState.RETIRED:
+        raise ModelError(
+            f"model {model['id'][:12]} was retired: it was trained on a row that was erased since. Train it anew: "
             f"metier run -C {session.project_dir}"
         )
 

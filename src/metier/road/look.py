@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metier.core.columns import rows_from_parquet
 from metier.core.errors import ModelError, StoreError
 from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.hashing import canonical_json, file_sha256, value_hash
@@ -28,7 +27,7 @@ from metier.road.tuning import Tuning
 from metier.split import assert_disjoint
 
 if TYPE_CHECKING:
-    from metier.ledger import Ledger, Look
+    from metier.ledger import Ledger, Look, OpenedLook
 
 __all__ = ["SCORES_NAME", "Looked", "frozen_comparators", "granted_alpha", "look_at_holdout", "look_id", "looks_report"]
 
@@ -144,7 +143,7 @@ def _score_all(
         alpha_budget=decision.alpha,
         max_looks=decision.max_looks,
     )
-    rows = rows_from_parquet(opened.rows_parquet)
+    rows = _sealed_rows(session, opened)
     assert_disjoint(parts.train, parts.dev, rows)
     tuning.assert_unseen(rows)
     controls = run_controls(rows, session.grader, seed=session.config.project.seed, sealed=True)
@@ -164,6 +163,17 @@ def _score_all(
     write_json(stage_dir / "look.json", {"look_id": opened.look.look_id})
 
 
+def _sealed_rows(session: Session, opened: OpenedLook) -> list[Row]:
+    """The rows of the opened seal; those of erased persons are gone from it."""
+    from metier.ledger import find_seal, unpack_rows
+
+    seal = find_seal(session.ledger, opened.look.split_id)
+    assert seal is not None, "an opened look has a seal"
+    where = session.store.path_of(seal.object_ref)
+    found = unpack_rows(opened.pack, session.subject_keys, where=where)
+    return [row for row in found if row is not None]
+
+
 def granted_alpha(session: Session, sealed: Sealed, trials: Sequence[FittedTrial]) -> float:
     """The error rate the look at these arms may spend; a resumed look keeps the one it was opened with.
 
@@ -172,7 +182,7 @@ def granted_alpha(session: Session, sealed: Sealed, trials: Sequence[FittedTrial
         DataError: the hold-out changed without growing.
     """
     from metier.assess import PastLook, next_look
-    from metier.ledger import find_seal, looks_of
+    from metier.ledger import find_seal, looks_of, num_erased
 
     arms_hash, past = _arms_hash(trials), []
     for look in looks_of(session.ledger, sealed.question_hash):
@@ -185,7 +195,7 @@ def granted_alpha(session: Session, sealed: Sealed, trials: Sequence[FittedTrial
                 question=look.question,
                 model=look.arms_hash,
                 rows=look.split_id,
-                num_rows=seal.num_rows,
+                num_rows=seal.num_rows - num_erased(session.ledger, look.split_id),
                 alpha=look.alpha,
             )
         )

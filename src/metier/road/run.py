@@ -9,19 +9,23 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metier.core.data_facts import DataFacts
 from metier.core.folders import exclusive, read_json, write_bytes, write_json
 from metier.core.hashing import sha256_hex, value_hash
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
+from metier.evaluate.exposure import Exposure
 from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
 from metier.road.cost import machine_cost, require_affordable
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
 from metier.road.ground import Ground, read_and_check, record_ground
 from metier.road.look import SCORES_NAME, Looked, look_at_holdout
 from metier.road.plan import Plan, make_plan
+from metier.road.probe import probe_exposure
 from metier.road.progress import Progress, Watcher
+from metier.road.readiness import stored_facts
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_arms
 from metier.road.tuning import Tuning
@@ -30,12 +34,20 @@ from metier.road.workspace import Workspace
 if TYPE_CHECKING:
     from metier.ledger import BeforeLook
 
-__all__ = ["PAGE_NAME", "REPORT_NAME", "open_session", "run_road"]
+__all__ = ["DATA_PAGE_NAME", "PAGE_NAME", "REPORT_NAME", "Pages", "open_session", "run_road"]
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"
+DATA_PAGE_NAME = "data.html"
 PACKAGES = ("metier", "torch", "transformers", "peft", "numpy", "scipy", "scikit-learn", "polars", "tokenizers")
+
+
+class Pages(NamedTuple):
+    """How the pages of a run are drawn; the rooms that draw stand above this one."""
+
+    report: Callable[[Report], str]
+    data: Callable[[DataFacts], str]
 
 
 @contextmanager
@@ -50,7 +62,7 @@ def open_session(
     from metier.ledger import Ledger, ObjectStore, project_key
 
     workspace = Workspace(project_dir)
-    with exclusive(workspace.lock_path, what=what), Ledger.open(project_dir) as ledger:
+    with exclusive(workspace.lock_path, what=what), Ledger.open(project_dir, url=config.project.ledger) as ledger:
         yield Session(
             config=config,
             workspace=workspace,
@@ -66,11 +78,11 @@ def run_road(
     config: ProjectConfig,
     *,
     watcher: Watcher | None = None,
-    draw_page: Callable[[Report], str] | None = None,
+    pages: Pages | None = None,
 ) -> Report:
     """Go the whole road; stages that are finished and unchanged are not computed again.
 
-    `draw_page` turns the report into the page that is written beside it; both hashes go into the ledger.
+    `pages` draw what is written beside the report; the hashes of report and report page go into the ledger.
 
     Raises:
         MetierError: see the stages; what was finished before stays finished.
@@ -84,11 +96,15 @@ def run_road(
         sealed = seal_parts(session, ground, parts)
         tuning = Tuning(session, parts, plan)
         trials = fit_arms(session, parts, plan, tuning)
+        exposure = probe_exposure(session, parts, tuning)
         before = fix_before_look(session, sealed, trials, tuning.minutes)
         looked = look_at_holdout(session, parts, sealed, trials, tuning)
         session.progress.enter("report")
-        report_dir = _report(session, ground, parts, plan, tuning, _Found(sealed, trials, before, looked))
-        return _publish(session, report_dir, looked, draw_page)
+        report_dir = _report(session, ground, parts, plan, tuning, _Found(sealed, trials, before, looked, exposure))
+        if pages is not None:
+            facts = stored_facts(session, ground, parts)
+            write_bytes(session.workspace.report_dir / DATA_PAGE_NAME, pages.data(facts).encode())
+        return _publish(session, report_dir, looked, pages.report if pages else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,7 @@ class _Found:
     trials: list[FittedTrial]
     before: BeforeLook
     looked: Looked
+    exposure: Exposure
 
 
 def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: Tuning, found: _Found) -> Path:
@@ -110,15 +127,17 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
         report = build_report(
             session, parts, plan, found.trials, found.looked, found.before,
             {
-                "data": ground.report(parts.dataset_version, parts.purged),
+                "data": ground.report(parts.purged),
                 "split": parts.report,
                 "model": model,
                 "provenance": {**_provenance(session, found), "stages": stages},
                 "costs": _costs(session, tuning),
                 "plan": plan_entries(plan, _measured(session, tuning)),
                 "dev_curve": tuning.dev_curve,
+                "exposure": found.exposure.as_json(),
             },
         )  # fmt: skip
+        _record_run(session, plan, found.sealed, _measured(session, tuning))
         write_json(stage_dir / REPORT_NAME, report.as_json())
         write_bytes(stage_dir / SCORES_NAME, found.looked.scores_path.read_bytes())
 
@@ -129,6 +148,25 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
         config={"price": asdict(session.config.price), "project": session.config.project.name},
         work=work,
     ).dir
+
+
+def _record_run(session: Session, plan: Plan, sealed: Sealed, measured: Measured) -> None:
+    """Put the run into the ledger: what was predicted, what happened, and the machine time it took."""
+    from metier.ledger import finish_run, predict, record_actual, spend, start_run
+
+    run_id = start_run(
+        session.ledger,
+        stage="run",
+        inputs_hash=sealed.split_id,
+        config_hash=value_hash(asdict(session.config)),
+        stage_version=str(REPORT_VERSION),
+    )
+    for entry in plan_entries(plan, measured):
+        predict(session.ledger, run_id, entry.quantity, predicted=entry.predicted, low=entry.low, high=entry.high)
+        if entry.actual is not None:
+            record_actual(session.ledger, run_id, entry.quantity, entry.actual)
+    spend(session.ledger, run_id, "machine_hour", measured.run_minutes / 60)
+    finish_run(session.ledger, run_id)
 
 
 def _publish(session: Session, report_dir: Path, looked: Looked, draw_page: Callable[[Report], str] | None) -> Report:

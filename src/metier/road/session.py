@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metier.engine import Handle
     from metier.engine.load import DtypeName
     from metier.evaluate import Grader
-    from metier.ledger import Ledger, ObjectStore
+    from metier.ledger import Ledger, ObjectStore, SubjectKeys
     from metier.models import BaseModel
     from metier.render import RenderedRow, Renderer
     from metier.road.rendered import Rendered
@@ -67,6 +67,24 @@ class Session:
         )
         self.stages[name] = stage
         return stage
+
+    @cached_property
+    def subject_keys(self) -> SubjectKeys:
+        """The keys of the persons rows are about."""
+        from metier.ledger import SubjectKeys
+
+        return SubjectKeys.open(self.project_dir)
+
+    def is_erased(self, subject: str) -> bool:
+        """Whether a person was erased from this project."""
+        return self.subject_keys.is_destroyed(self.subject_keys.hash_of(subject))
+
+    @cached_property
+    def restored(self) -> frozenset[str]:
+        """`origin_id` of rows a person put back after cleaning had set them aside."""
+        from metier.ledger import restored_rows
+
+        return restored_rows(self.ledger)
 
     @property
     def project_dir(self) -> Path:

@@ -7,17 +7,18 @@ alone cannot see that its end was cut off.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metier.core.columns import rows_from_parquet
-from metier.core.errors import GateClosed, MetierError, StoreError
+from metier.core.errors import GateClosed, MetierError, StoreError, counted
 from metier.core.folders import read_json
-from metier.core.hashing import file_sha256
+from metier.core.hashing import canonical_json, file_sha256, keyed_hash
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report
+from metier.core.rows import Row, content_of
+from metier.core.table import table_of
 from metier.evaluate import ScoreTable
 from metier.road.look import SCORES_NAME, result_hash
 from metier.road.run import PAGE_NAME, REPORT_NAME, open_session
@@ -26,7 +27,7 @@ from metier.road.verdict import holdout_numbers, judged
 from metier.split import verify_certificate
 
 if TYPE_CHECKING:
-    from metier.ledger import BeforeLook, Look
+    from metier.ledger import BeforeLook, Look, PartRow
     from metier.models import BaseModel
 
 __all__ = ["Verified", "verify_project"]
@@ -63,7 +64,7 @@ class Verified:
         lines = [f"checked: {', '.join(self.checked)}"]
         lines += [f"problem: {problem}" for problem in self.problems]
         lines += [f"note: {note}" for note in self.notes]
-        state = "consistent" if not self.problems else f"{len(self.problems)} problems"
+        state = "consistent" if not self.problems else counted(len(self.problems), "problem")
         return "\n".join([*lines, f"{state}; ledger head {self.head}"])
 
     def require(self) -> None:
@@ -73,28 +74,17 @@ class Verified:
             GateClosed: something is not as the report says.
         """
         if self.problems:
-            raise GateClosed(f"{len(self.problems)} checks failed; the first: {self.problems[0]}")
+            raise GateClosed(f"{counted(len(self.problems), 'problem')} found; the first: {self.problems[0]}")
 
 
-def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> Verified:
+def verify_project(project_dir: Path, config: ProjectConfig, report: Report | None) -> Verified:
     """Check everything again; the hold-out is read for the certificate, and nothing of it is shown.
 
-    What the project file says today does not matter: a report is checked under the question it answers.
+    What the project file says today does not matter: a report is checked under the question it answers. Without a
+    report the ledger, its objects and the certificates of erasures are checked.
     """
-    from metier.ledger import verify_chain, verify_objects
-
     with open_session(project_dir, config, what="metier verify") as session:
-        checks: dict[str, Callable[[], list[str]]] = {
-            "chain": lambda: [
-                str(p) for p in verify_chain(session.ledger, known_heads=[report.provenance["ledger_head"]])
-            ],
-            "objects": lambda: [str(p) for p in verify_objects(session.ledger, session.store)],
-            "seal and certificate": lambda: _certificate_problems(session, report),
-            "report and page": lambda: _file_problems(session, report),
-            "scores": lambda: _score_problems(session, report),
-            "verdict": lambda: _verdict_problems(session, report),
-            "model": lambda: _model_problems(session, report),
-        }
+        checks = {**_ledger_checks(session, report), **(_report_checks(session, report) if report else {})}
         problems: list[str] = []
         for name, check in checks.items():
             try:
@@ -104,9 +94,32 @@ def verify_project(project_dir: Path, config: ProjectConfig, report: Report) -> 
         return Verified(
             checked=tuple(checks),
             problems=tuple(problems),
-            notes=_notes(session, report),
+            notes=_notes(session, report) if report else ("no run has finished here, so there is no report to check.",),
             head=session.ledger.head().hash,
         )
+
+
+def _ledger_checks(session: Session, report: Report | None) -> dict[str, Callable[[], list[str]]]:
+    """What can be checked at any time."""
+    from metier.ledger import verify_chain, verify_objects
+
+    heads = [report.provenance["ledger_head"]] if report else []
+    return {
+        "chain": lambda: [str(p) for p in verify_chain(session.ledger, known_heads=heads)],
+        "objects": lambda: [str(p) for p in verify_objects(session.ledger, session.store)],
+        "erasures": lambda: _erasure_problems(session),
+    }
+
+
+def _report_checks(session: Session, report: Report) -> dict[str, Callable[[], list[str]]]:
+    """What a report claims."""
+    return {
+        "seal and certificate": lambda: _certificate_problems(session, report),
+        "report and page": lambda: _file_problems(session, report),
+        "scores": lambda: _score_problems(session, report),
+        "verdict": lambda: _verdict_problems(session, report),
+        "model": lambda: _model_problems(session, report),
+    }
 
 
 def _notes(session: Session, report: Report) -> tuple[str, ...]:
@@ -127,17 +140,65 @@ def _sentence(err: Exception) -> str:
 
 
 def _certificate_problems(session: Session, report: Report) -> list[str]:
-    """The split's certificate against the rows of all three parts, the hold-out out of its seal."""
-    from metier.ledger import find_seal, seal_key
+    """The split's certificate against the rows of its parts as the ledger names them, the hold-out out of its seal."""
+    from metier.ledger import find_seal, seal_key, stored_parts, unpack_rows
 
     split_id = report.provenance["split_id"]
     seal = find_seal(session.ledger, split_id)
     if seal is None:
         return [f"split {split_id}: no seal is recorded; expected one."]
-    holdout = rows_from_parquet(session.store.get_encrypted(seal.object_ref, seal_key(session.project_dir)))
-    stage_dir = session.workspace.stage_dir("split", report.provenance["stages"]["split"])
-    parts = {name: rows_from_parquet((stage_dir / f"{name}.parquet").read_bytes()) for name in ("train", "dev")}
-    return verify_certificate({**parts, "holdout": holdout}, report.split.certificate)
+    places = stored_parts(session.ledger, split_id)
+    data = session.store.get_encrypted(seal.object_ref, seal_key(session.project_dir))
+    where = session.store.path_of(seal.object_ref)
+    sealed = [row for row in unpack_rows(data, session.subject_keys, where=where) if row is not None]
+    rows = {name: _part_rows(session, [p for p in places if p.part == name]) for name in ("train", "dev", "holdout")}
+    problems = []
+    if sorted(row.row_id for row in sealed) != sorted(row.row_id for row in rows["holdout"]):
+        problems.append(f"seal: its {len(sealed)} rows are not the {len(rows['holdout'])} the ledger names.")
+    erased = {name: [p.row_id for p in places if p.part == name and p.is_erased] for name in rows}
+    tables = {name: table_of(found, key=session.key) for name, found in {**rows, "holdout": sealed}.items()}
+    gone = erased if any(erased.values()) else None
+    return problems + verify_certificate(tables, report.split.certificate, erased=gone)
+
+
+def _erasure_problems(session: Session) -> list[str]:
+    """Every certificate of an erasure against the hash the ledger holds, and its signature."""
+    from metier.ledger import erasures, signed_by_project
+
+    problems = []
+    for erasure_id, certificate_hash in erasures(session.ledger).items():
+        path = session.workspace.root / "erasures" / f"{erasure_id}.json"
+        if not path.exists():
+            problems.append(f"{path}: missing; expected the certificate of an erasure.")
+        elif file_sha256(path) != certificate_hash:
+            problems.append(f"{path}: not the certificate that was recorded.")
+        else:
+            told = read_json(path)
+            unsigned = {**told, "signature": "", "public_key": "", "path": ""}
+            if not signed_by_project(session.project_dir, canonical_json(unsigned), told["signature"]):
+                problems.append(f"{path}: its signature is not this project's.")
+    return problems
+
+
+def _part_rows(session: Session, places: Sequence[PartRow]) -> list[Row]:
+    """The rows of one part that are left, out of their packs.
+
+    Raises:
+        StoreError: a pack is missing or damaged, or a row is not in the pack the ledger names.
+    """
+    from metier.ledger import unpack_rows
+
+    rows: list[Row] = []
+    wanted = {(place.row_id, place.origin_id): place.object_ref for place in places if not place.is_erased}
+    for ref in sorted(set(wanted.values())):  # a row may stand in earlier packs too: the ledger's counts
+        found = unpack_rows(session.store.get(ref), session.subject_keys, where=session.store.path_of(ref))
+        rows += [row for row in found if row is not None and wanted.get((row.row_id, row.origin_id)) == ref]
+    for row in rows:
+        if keyed_hash(session.key, content_of(row.messages, row.tools, row.target)) != row.row_id:
+            raise StoreError(f"row {row.row_id}: its text is not the one that has this id; the pack was written anew.")
+    if len(rows) != len(wanted):
+        raise StoreError(f"{len(wanted) - len(rows)} of {len(wanted)} rows are not in the packs the ledger names.")
+    return rows
 
 
 def _file_problems(session: Session, report: Report) -> list[str]:

@@ -1,92 +1,161 @@
 """Which rows are set aside: the newest, whole random groups, or the newest groups.
 
-Each function takes rows and a wanted number and returns (chosen, rest). None of them looks at text; copies across parts
-are purged afterwards (`metier.split.purge`). The order of the input never matters.
+Each function takes rows (their places in the table) and a wanted number and returns (chosen, rest). None of them looks
+at text; copies across parts are purged afterwards (`metier.split.purge`). The order of the input never matters: where
+one is needed it is that of the ids, and draws go through the rows in it.
 """
+
+# Shapes: N rows of the table, R rows to cut from, U units (a group, or a row that has none).
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from metier.core.errors import DataError, counted
-from metier.core.rows import Row
 from metier.core.seeds import derived_seed
+from metier.core.table import NO_TIME, RowTable, Values
 
-__all__ = ["Chosen", "by_time", "enough_groups", "group_key", "group_of", "newest", "newest_groups", "whole_groups"]
+__all__ = [
+    "Chosen", "Ints", "Lot", "check_times", "enough_groups", "group_key", "lot_of", "newest", "newest_groups",
+    "whole_groups",
+]  # fmt: skip
 
-Chosen = tuple[list[Row], list[Row]]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 _EXAMPLES = 5
 
 
-def group_key(rows: Sequence[Row]) -> str:
-    """The key of the groups that are kept whole: of several, the one with the fewest values; "" without groups."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        for key, value in row.meta.groups.items():
-            values[key].add(value)
-    return min(values, key=lambda key: (len(values[key]), key), default="")
+class Chosen(NamedTuple):
+    """Rows of one part, in the order they were chosen, and the rows that are left."""
+
+    rows: Ints
+    rest: Ints
 
 
-def group_of(row: Row, key: str) -> tuple[str, str]:
-    """The group of a row; a row without one is a group of its own."""
-    value = row.meta.groups.get(key) if key else None
-    return ("row", row.origin_id) if value is None else ("group", value)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Lot:
+    """The rows to split, with what every cut asks of them."""
+
+    table: RowTable
+    seed: int
+    key: str
+    """Key of the groups that are kept whole; "" without groups."""
+    place_N: Ints
+    """Rank of each row by source and record number."""
+    origin_N: Ints
+    """Rank of each row by `origin_id`."""
+    unit_N: Ints
+    """Number of each row's group; groups by their keyed hash, then rows without one by `origin_id`."""
 
 
-def _groups(rows: Sequence[Row], key: str) -> dict[tuple[str, str], list[Row]]:
-    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row.origin_id):
-        found[group_of(row, key)].append(row)
-    return dict(sorted(found.items()))
-
-
-def time_of(row: Row) -> datetime:
-    """When the row was collected; rows without a time were refused before (`by_time`)."""
-    assert row.meta.collected_at is not None
-    return row.meta.collected_at
-
-
-def by_time(rows: Sequence[Row], seed: int, mode: str) -> list[Row]:
-    """Rows newest first; rows of the same moment in an order drawn by the seed.
+def lot_of(table: RowTable, *, seed: int) -> Lot:
+    """The rows of a table, ready to be cut.
 
     Raises:
-        DataError: a row has no time.
+        DataError: a record is among them twice.
     """
-    missing = [row for row in rows if row.meta.collected_at is None]
-    if missing:
-        shown = ", ".join(f"{row.meta.source}:{row.meta.source_row}" for row in missing[:_EXAMPLES])
+    order = np.argsort(table.origin_N, kind="stable")
+    twice = np.flatnonzero(table.origin_N[order[1:]] == table.origin_N[order[:-1]])
+    origin_N = _ranks(order)
+    place_N = _ranks(np.lexsort((origin_N, table.number_N, _alphabetic(table.source))))
+    if len(twice):
+        num = len(np.unique(table.origin_N[order[twice]]))
+        row = int(min(order[twice], key=lambda row: place_N[row]))
         raise DataError(
-            f"generalise_to = {mode!r}: {len(missing)} of {len(rows)} rows have no time ({shown}); expected one each. "
+            f"{table.where(row)}: {counted(num, 'record')} more than once among the rows "
+            "to split; expected each once. Clean the rows before splitting."
+        )
+    key = group_key(table)
+    unit_N = origin_N
+    if key:
+        values = table.groups[key]
+        unit_N = np.where(values.code_N < 0, len(values.names) + origin_N, _alphabetic(values))
+    return Lot(table=table, seed=seed, key=key, place_N=place_N, origin_N=origin_N, unit_N=unit_N)
+
+
+def _ranks(order_N: Ints) -> Ints:
+    """The place of each row in an order."""
+    rank_N = np.empty(len(order_N), dtype=np.int64)
+    rank_N[order_N] = np.arange(len(order_N))
+    return rank_N
+
+
+def _alphabetic(values: Values) -> Ints:
+    """Each row's value as its place in the alphabet of all values; -1 for none."""
+    names = values.names
+    rank = _ranks(np.asarray(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64))
+    return np.append(rank, -1)[values.code_N]
+
+
+def group_key(table: RowTable) -> str:
+    """The key of the groups that are kept whole: of several, the one with the fewest values; "" without groups."""
+    num = {key: len(np.unique(values.code_N[values.code_N >= 0])) for key, values in table.groups.items()}
+    return min((key for key in num if num[key]), key=lambda key: (num[key], key), default="")
+
+
+def check_times(lot: Lot, index_R: Ints, mode: str) -> None:
+    """Refuse rows without a time where the parts are told apart by it.
+
+    Raises:
+        DataError: a row has none; the first of them by source and record are named.
+    """
+    missing = index_R[lot.table.time_N[index_R] == NO_TIME]
+    if len(missing):
+        first = missing[np.argsort(lot.place_N[missing])[:_EXAMPLES]]
+        raise DataError(
+            f"generalise_to = {mode!r}: {len(missing)} of {len(index_R)} rows have no time "
+            f"({', '.join(lot.table.where(int(row)) for row in first)}); expected one each. "
             "Name the column in [data] time and fill it, or use generalise_to = 'new_groups'."
         )
-    return sorted(rows, key=lambda row: (time_of(row), derived_seed(seed, "ties", row.origin_id)), reverse=True)
 
 
-def newest(rows: Sequence[Row], wanted: int, *, seed: int, what: str) -> Chosen:
+def _newest_first(lot: Lot, index_R: Ints) -> Ints:
+    """Rows newest first; rows of the same moment in an order drawn by the seed."""
+    time_R = lot.table.time_N[index_R]
+    order = np.argsort(time_R, kind="stable")
+    same = time_R[order[1:]] == time_R[order[:-1]]
+    tied = order[np.append(same, False) | np.insert(same, 0, False)] if len(order) else order
+    # A hash a row, so only where it decides: a row's draw must not depend on which other rows there are.
+    draw_R = np.zeros(len(index_R), dtype=np.int64)
+    draw_R[tied] = [derived_seed(lot.seed, "ties", lot.table.origin(row)) for row in index_R[tied].tolist()]
+    return index_R[np.lexsort((draw_R, time_R))[::-1]]
+
+
+def newest(lot: Lot, index_R: Ints, wanted: int, *, what: str) -> Chosen:
     """The newest rows, exactly as many as wanted.
 
     Raises:
         DataError: too few rows, a row without a time, or times that do not tell the parts apart.
     """
-    ordered = by_time(rows, seed, "later")
-    _need(len(ordered) > wanted, what, wanted, _left(len(ordered)))
-    chosen, rest = ordered[:wanted], ordered[wanted:]
-    if time_of(chosen[0]) == time_of(rest[0]):
+    check_times(lot, index_R, "later")
+    _need(len(index_R) > wanted, what, wanted, _left(len(index_R)))
+    time_R = lot.table.time_N[index_R]
+    num_rest = len(index_R) - wanted
+    before, edge = np.partition(time_R, [num_rest - 1, num_rest])[[num_rest - 1, num_rest]]
+    if before == time_R.max():
+        same = lot.table.time(int(index_R[time_R.argmax()]))
+        assert same is not None, "rows without a time were refused"
         raise DataError(
-            f"generalise_to = 'later': every row of the {what} ({wanted}) and the newest of {len(rest)} rows before it "
-            f"carry the same time, {time_of(rest[0]).isoformat()}; expected times that tell them apart. "
+            f"generalise_to = 'later': every row of the {what} ({wanted}) and the newest of {num_rest} rows before it "
+            f"carry the same time, {same.isoformat()}; expected times that tell them apart. "
             "Give a finer [data] time, or use generalise_to = 'new_groups'."
         )
-    return chosen, rest
+    chosen = _newest_first(lot, index_R[time_R >= edge])[:wanted]
+    return Chosen(chosen, _without(lot, index_R, chosen))
 
 
-def whole_groups(
-    rows: Sequence[Row], wanted: int, *, key: str, seed: int, what: str, stratify: str = "", min_groups: int = 0
-) -> Chosen:
+def _without(lot: Lot, index_R: Ints, chosen: Ints) -> Ints:
+    taken_N = np.zeros(len(lot.table), dtype=bool)
+    taken_N[chosen] = True
+    return index_R[~taken_N[index_R]]
+
+
+def whole_groups(lot: Lot, index_R: Ints, wanted: int, *, what: str, stratify: str = "", min_groups: int = 0) -> Chosen:
     """Random whole groups, drawn one after the other, with at least as many rows as wanted.
 
     A group that would overshoot is passed over while others fit; if none fits exactly, the smallest one left is added.
@@ -96,59 +165,81 @@ def whole_groups(
     Raises:
         DataError: too few rows or groups, or groups so large that the part would be twice as large as wanted.
     """
-    units = list(_groups(rows, key).values())
-    _need(len(rows) > wanted, what, wanted, _left(len(rows), len(units)))
-    rng = np.random.default_rng(derived_seed(seed, "groups", what))
-    units = [units[i] for i in rng.permutation(len(units))]
-    taken = [False] * len(units)
-    strata = [_stratum_of(unit, stratify) for unit in units] if stratify else [""] * len(units)
-    left = dict(_quotas(units, wanted, stratify))
-    for i, (unit, stratum) in enumerate(zip(units, strata, strict=True)):
-        if len(unit) <= left[stratum]:
-            taken[i], left[stratum] = True, left[stratum] - len(unit)
-    missing = sum(left.values())  # what the quotas left open: filled with what fits, then with the smallest group left
-    for i, unit in enumerate(units):
-        if not taken[i] and len(unit) <= missing:
-            taken[i], missing = True, missing - len(unit)
-    smallest = min((len(unit), i) for i, unit in enumerate(units) if not taken[i]) if not all(taken) else (0, 0)
-    if missing > 0 and 0 < smallest[0] <= missing + wanted:
-        taken[smallest[1]] = True
-    chosen = [row for unit, is_taken in zip(units, taken, strict=True) if is_taken for row in unit]
-    rest = [row for unit, is_taken in zip(units, taken, strict=True) if not is_taken for row in unit]
-    largest = max(len(unit) for unit in units)
-    counts = f"{_left(len(rows), len(units))}, the largest of {counted(largest, 'row')}"
-    _need(len(chosen) >= wanted and bool(rest), what, wanted, counts)
-    enough_groups(sum(taken), min_groups, len(units), what)
-    return chosen, rest
+    unit_U, own_R, size_U = np.unique(lot.unit_N[index_R], return_inverse=True, return_counts=True)
+    _need(len(index_R) > wanted, what, wanted, _left(len(index_R), len(unit_U)))
+    drawn_U = np.random.default_rng(derived_seed(lot.seed, "groups", what)).permutation(len(unit_U))
+    stratum_U, names = _strata(lot.table, index_R, own_R, stratify)
+    rows = np.bincount(stratum_U, weights=size_U, minlength=len(names)).astype(np.int64)
+    quota = _quotas(rows, names, wanted, stratify)
+    taken_U = _taken(size_U[drawn_U], stratum_U[drawn_U], quota, wanted)
+    turn_R = _ranks(drawn_U)[own_R]
+    is_chosen_R = taken_U[turn_R]
+    chosen, rest = index_R[is_chosen_R], index_R[~is_chosen_R]
+    counts = f"{_left(len(index_R), len(unit_U))}, the largest of {counted(int(size_U.max()), 'row')}"
+    _need(len(chosen) >= wanted and len(rest) > 0, what, wanted, counts)
+    enough_groups(int(taken_U.sum()), min_groups, len(unit_U), what)
+    return Chosen(chosen[np.lexsort((lot.origin_N[chosen], turn_R[is_chosen_R]))], rest)
 
 
-def newest_groups(rows: Sequence[Row], wanted: int, *, key: str, seed: int, what: str, min_groups: int = 0) -> Chosen:
+def _taken(size_U: Ints, stratum_U: Ints, quota: Sequence[int], wanted: int) -> Bools:
+    """Which units are taken, in the order they are drawn."""
+    taken_U = np.zeros(len(size_U), dtype=bool)
+    left, missing = list(quota), wanted
+    sizes = size_U.tolist()
+    for i, (size, stratum) in enumerate(zip(sizes, stratum_U.tolist(), strict=True)):
+        if size <= left[stratum]:
+            taken_U[i] = True
+            left[stratum] -= size
+            missing -= size
+            if not missing:
+                return taken_U
+    for i, size in enumerate(sizes):  # what the quotas left open: filled with what fits
+        if size <= missing and not taken_U[i]:
+            taken_U[i] = True
+            missing -= size
+    open_U = np.where(taken_U, np.iinfo(np.int64).max, size_U)
+    smallest = int(open_U.argmin())
+    if missing and open_U[smallest] <= missing + wanted:
+        taken_U[smallest] = True
+    return taken_U
+
+
+def newest_groups(lot: Lot, index_R: Ints, wanted: int, *, what: str, min_groups: int = 0) -> Chosen:
     """Whole groups in the order of their first row, newest first, until there are as many rows as wanted.
 
     Raises:
         DataError: no groups, too few of them, too few rows, or a row without a time.
     """
-    ordered = by_time(rows, seed, "later_and_new_groups")
-    if not key:
+    check_times(lot, index_R, "later_and_new_groups")
+    if not lot.key:
         raise DataError(
-            f"generalise_to = 'later_and_new_groups': none of {len(rows)} rows has a group; expected one each. "
+            f"generalise_to = 'later_and_new_groups': none of {len(index_R)} rows has a group; expected one each. "
             "Name [data] groups, or use 'later'."
         )
-    units: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in reversed(ordered):  # oldest first: a group stands where its first row stands
-        units[group_of(row, key)].append(row)
-    chosen: list[Row] = []
-    num_groups = 0
-    for unit in reversed(units.values()):
-        if len(chosen) >= wanted:
-            break
-        chosen, num_groups = chosen + unit, num_groups + 1
-    picked = {row.origin_id for row in chosen}
-    rest = [row for row in ordered if row.origin_id not in picked]
-    counts = f"{_left(len(rows), len(units))}, and the newest groups hold {len(chosen)}"
-    _need(wanted <= len(chosen) <= 2 * wanted and bool(rest), what, wanted, counts)
-    enough_groups(num_groups, min_groups, len(units), what)
-    return chosen, rest
+    unit_U, own_R, size_U = np.unique(lot.unit_N[index_R], return_inverse=True, return_counts=True)
+    first_U = np.full(len(unit_U), np.iinfo(np.int64).max)
+    np.minimum.at(first_U, own_R, lot.table.time_N[index_R])
+    order = np.argsort(first_U)[::-1]
+    num_groups = _num_until(size_U[order], wanted)
+    # Groups that begin at the moment of the last one needed compete for its place; no other group can come in.
+    close_U = first_U >= first_U[order[num_groups - 1]] if num_groups else np.zeros(0, dtype=bool)
+    ordered = _newest_first(lot, index_R[close_U[own_R]])[::-1]  # oldest first: a group stands where its first row does
+    _, first_at, own, size = np.unique(lot.unit_N[ordered], return_index=True, return_inverse=True, return_counts=True)
+    newest_units = np.argsort(first_at)[::-1]
+    num_groups = _num_until(size[newest_units], wanted)
+    turn = _ranks(newest_units)[own]
+    by_turn = np.argsort(turn, kind="stable")
+    chosen = ordered[by_turn[turn[by_turn] < num_groups]]
+    rest = _without(lot, index_R, chosen)
+    counts = f"{_left(len(index_R), len(unit_U))}, and the newest groups hold {len(chosen)}"
+    _need(wanted <= len(chosen) <= 2 * wanted and len(rest) > 0, what, wanted, counts)
+    enough_groups(num_groups, min_groups, len(unit_U), what)
+    return Chosen(chosen, rest)
+
+
+def _num_until(size_U: Ints, wanted: int) -> int:
+    """How many groups, one after the other, it takes to have the rows wanted; all where they do not suffice."""
+    return min(len(size_U), int(np.searchsorted(np.cumsum(size_U), wanted)) + 1)
 
 
 def _left(num_rows: int, num_groups: int = 0) -> str:
@@ -178,28 +269,34 @@ def enough_groups(num: int, min_groups: int, of: int, what: str) -> None:
         )
 
 
-def _stratum_of(unit: Sequence[Row], stratify: str) -> str:
-    """The most frequent value in a group; ties go to the first in the alphabet."""
-    values = Counter(
-        (row.target.label if stratify == "label" else row.meta.attributes.get(stratify)) or "" for row in unit
-    )
-    return min(values, key=lambda value: (-values[value], value))
+def _strata(table: RowTable, index_R: Ints, own_R: Ints, stratify: str) -> tuple[Ints, list[str]]:
+    """The most frequent value of each unit, as its place among the names; ties go to the first in the alphabet."""
+    num_units = int(own_R.max()) + 1
+    values = table.label if stratify == "label" else table.attributes.get(stratify)
+    if not stratify or values is None:
+        return np.zeros(num_units, dtype=np.int64), [""]
+    names = sorted({"", *values.names})
+    place = {name: i for i, name in enumerate(names)}
+    place_of_code = np.asarray([*(place[name] for name in values.names), place[""]], dtype=np.int64)
+    pair, num = np.unique(own_R * len(names) + place_of_code[values.code_N[index_R]], return_counts=True)
+    unit, value = np.divmod(pair, len(names))
+    order = np.lexsort((value, -num, unit))
+    first = np.searchsorted(unit[order], np.arange(num_units))
+    return value[order][first], names
 
 
-def _quotas(units: Sequence[Sequence[Row]], wanted: int, stratify: str) -> Mapping[str, int]:
+def _quotas(size: Ints, names: Sequence[str], wanted: int, stratify: str) -> list[int]:
     """Rows wanted of each stratum, adding up to `wanted`."""
     if not stratify:
-        return {"": wanted}
-    sizes: Counter[str] = Counter()
-    for unit in units:
-        sizes[_stratum_of(unit, stratify)] += len(unit)
-    if set(sizes) == {""}:
+        return [wanted]
+    total = int(size.sum())
+    if int(size[0]) == total:  # the first name is ""
         raise DataError(
-            f"[split] stratify = {stratify!r}: none of {sum(sizes.values())} rows has it. "
+            f"[split] stratify = {stratify!r}: none of {total} rows has it. "
             'Name one of [data] attributes, or "label" where rows have labels.'
         )
-    exact = {name: wanted * size / sizes.total() for name, size in sorted(sizes.items())}
-    quota = {name: int(share) for name, share in exact.items()}
-    for name in sorted(exact, key=lambda name: (quota[name] - exact[name], name))[: wanted - sum(quota.values())]:
-        quota[name] += 1
+    exact = [wanted * int(num) / total for num in size]
+    quota = [int(share) for share in exact]
+    for i in sorted(range(len(names)), key=lambda i: (quota[i] - exact[i], i))[: wanted - sum(quota)]:
+        quota[i] += 1
     return quota

@@ -24,6 +24,8 @@ NONE_DECIDES = "no number of rows decides"
 DROP_REASONS: Mapping[str, str] = MappingProxyType(
     {
         "consent_denied": "without consent",
+        "consent_unknown": "whose consent is not known",
+        "licence_not_allowed": "under a licence that is not allowed",
         "expired": "past its expiry date",
         "retired_policy": "under a retired policy",
         "empty_reply": "with an empty reply",
