@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from metier.ledger import Ledger, restored_rows, votes_of
-from metier.road.label import GOLD
+from metier.road.annotators import GOLD
 from tests.road.running import change, events_of, metier
 from tests.road.small_project import LEAN, rows, write_project
 
@@ -183,6 +183,10 @@ def test_tasks_go_out_votes_come_in_and_the_report_reads_them(tmp_path: Path) ->
     report = metier("label", "-C", project)
     assert report.code == 0, report.err
     assert "198 votes" in report.out
+    checked = metier("check", "-C", project, "--json").json["readiness"]
+    assert 0.5 < checked["label_ceiling"]["value"] <= 1
+    page = (project / ".metier/report/data.html").read_text()
+    assert "3 annotators" in page
 
 
 def test_a_file_that_is_no_export_and_a_report_without_votes_are_told(tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def check_project(
     Raises:
         DataError: the rows cannot be read at all, or cleaning stopped.
     """
+    from metier.road.annotators import annotators_of
     from metier.road.readiness import data_facts, judge_data, kept_ages, review_list
 
     with open_session(project_dir, config, watcher=watcher, what="metier check") as session:
@@ -116,12 +117,14 @@ def check_project(
         except DataError as err:
             problem = str(err)
         ages = kept_ages(session, ground)
-        judged = judge_data(session, ground, parts, problem, ages)
+        annotators = annotators_of(session, parts) if parts else None
+        judged = judge_data(session, ground, parts, problem, ages, annotators)
         review = review_list(session, ground, parts) if parts else None
         drawn = ""
         if draw_data_page is not None:
             path = session.workspace.report_dir / DATA_PAGE_NAME
-            write_bytes(path, draw_data_page(data_facts(session, ground, parts, judged, review)).encode())
+            facts = data_facts(session, ground, parts, judged, review, annotators)
+            write_bytes(path, draw_data_page(facts).encode())
             drawn = str(path)
         return Checked(
             data=ground.report({}),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from metier.core.folders import write_bytes, write_json
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import Row
 from metier.core.votes import Vote, vote_time
+from metier.road.annotators import GOLD, annotators_of, votes_and_gold
 from metier.road.cut import cut_rows
 from metier.road.ground import Ground, read_and_check, record_ground
 from metier.road.run import open_session
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
     from metier.core.annotator_report import AnnotatorReport
     from metier.ledger import Ledger
 
-__all__ = ["GOLD", "Imported", "export_tasks", "import_votes", "report_votes"]
+__all__ = ["Imported", "export_tasks", "import_votes", "report_votes"]
 
 NUM_SHOWN = 5
-GOLD = "ground truth"
-"""Annotator under whose name known answers lie among the votes: an erasure empties them as it empties votes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,20 +84,12 @@ def export_tasks(project_dir: Path, config: ProjectConfig, path: Path) -> int:
         ground = read_and_check(session)
         record_ground(session, ground)
         rows = _open_rows(session, ground)
-        votes, _ = _votes_and_gold(session.ledger, (row.row_id for row in rows))
+        votes, _ = votes_and_gold(session.ledger, (row.row_id for row in rows))
         labels = sorted({row.target.label for row in rows if row.target.label is not None})
         if len(labels) > 1:
             write_bytes(interface_path, labelling_config(labels).encode())
         write_json(path, tasks_of(rows, votes))
         return len(rows)
-
-
-def _votes_and_gold(ledger: Ledger, row_ids: Iterable[str]) -> tuple[list[Vote], dict[str, str]]:
-    """What annotators said of these rows, and the newest known answer by row."""
-    from metier.ledger import votes_of
-
-    found = votes_of(ledger, row_ids=row_ids)  # by row, annotator and time: the newest comes last
-    return [vote for vote in found if vote.annotator != GOLD], {v.row_id: v.value for v in found if v.annotator == GOLD}
 
 
 def _open_rows(session: Session, ground: Ground) -> list[Row]:
@@ -179,7 +170,7 @@ def _record_gold(ledger: Ledger, gold: Mapping[str, str]) -> None:
     """Add the known answers that are new or other than before; the newest of a row counts."""
     from metier.ledger import record_votes
 
-    _, standing = _votes_and_gold(ledger, gold)
+    _, standing = votes_and_gold(ledger, gold)
     at = vote_time(datetime.now(UTC))
     changed = [(row_id, value) for row_id, value in sorted(gold.items()) if standing.get(row_id) != value]
     if changed:
@@ -194,23 +185,11 @@ def report_votes(project_dir: Path, config: ProjectConfig) -> AnnotatorReport:
     Raises:
         DataError: no votes yet.
     """
-    from metier.core.annotator_report import annotator_report
-
     with open_session(project_dir, config, what="metier label") as session:
-        ground = read_and_check(session)
-        rows = _open_rows(session, ground)
-        votes, gold = _votes_and_gold(session.ledger, (row.row_id for row in rows))
-        if not votes:
+        report = annotators_of(session, cut_rows(session, read_and_check(session)))
+        if report is None:
             raise DataError(
                 "no votes on rows of train and dev; expected some. Export tasks with --export, label them, and read "
                 "them with --import."
             )
-        slices: dict[str, dict[str, str]] = {}
-        for row in rows:
-            for name, value in row.meta.attributes.items():
-                slices.setdefault(name, {})[row.row_id] = value
-        if gold and not {vote.value for vote in votes}.intersection(gold.values()):
-            note = f"{counted(len(gold), 'known answer')} left out: nobody voted such a value. Check their spelling."
-            report = annotator_report(votes, slices, seed=config.project.seed)
-            return replace(report, notes=(*report.notes, note))
-        return annotator_report(votes, slices, gold, seed=config.project.seed)
+        return report

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from metier.core import data_facts as page
+from metier.core.annotator_report import AnnotatorReport
 from metier.core.data_counts import age_of, attribute_of, drop_rule, grouping_of, histogram_of, label_counts
 from metier.core.errors import DataError
 from metier.core.folders import read_json, write_json
@@ -23,8 +24,10 @@ from metier.core.precision import Holdout, Plan, effective_rows
 from metier.core.readiness import Readiness, readiness
 from metier.core.settings import DecisionConfig
 from metier.core.table import RowTable, Values
+from metier.core.votes import Estimate
 from metier.curate.ages import Staleness, staleness
 from metier.curate.label_errors import ReviewList, rank_label_errors, rank_reply_errors
+from metier.road.annotators import annotators_of
 from metier.road.cut import Parts
 from metier.road.ground import Ground
 from metier.road.session import Session
@@ -55,7 +58,14 @@ def kept_ages(session: Session, ground: Ground) -> Staleness:
     )
 
 
-def judge_data(session: Session, ground: Ground, parts: Parts | None, problem: str, ages: Staleness) -> Readiness:
+def judge_data(
+    session: Session,
+    ground: Ground,
+    parts: Parts | None,
+    problem: str,
+    ages: Staleness,
+    annotators: AnnotatorReport | None = None,
+) -> Readiness:
     """Whether the rows can carry a verdict; without a split, why there is none.
 
     Raises:
@@ -69,7 +79,30 @@ def judge_data(session: Session, ground: Ground, parts: Parts | None, problem: s
     holdout = Holdout.of(
         groups=_groups(table, session.group_column), binary=session.grader.binary, slices=_guarded(session, table)
     )
-    return readiness(holdout, _plan(decision), num_usable=num_usable, ages=ages.facts())
+    return readiness(holdout, _plan(decision), num_usable=num_usable, ages=ages.facts(), ceiling=_ceiling(annotators))
+
+
+def _ceiling(annotators: AnnotatorReport | None) -> Estimate | None:
+    """The best score the labels allow: by known answers where there are some, else by the fitted labels."""
+    if annotators is None:
+        return None
+    return annotators.gold_ceiling or (annotators.ceiling.fitted if annotators.ceiling else None)
+
+
+def _agreement(annotators: AnnotatorReport | None) -> page.Agreement | None:
+    """What the page says of the votes."""
+    if annotators is None:
+        return None
+    alpha, ceiling = annotators.alpha, _ceiling(annotators)
+    return page.Agreement(
+        num_annotators=len(annotators.lines),
+        alpha=_figure(alpha) if alpha else None,
+        ceiling=_figure(ceiling) if ceiling else None,
+    )
+
+
+def _figure(found: Estimate) -> page.Figure:
+    return page.Figure(value=found.value, low=found.low, high=found.high, n=found.n)
 
 
 def _plan(decision: DecisionConfig) -> Plan:
@@ -125,8 +158,9 @@ def stored_facts(session: Session, ground: Ground, parts: Parts) -> page.DataFac
 
     def work(stage_dir: Path) -> None:
         ages = kept_ages(session, ground)
-        judged = judge_data(session, ground, parts, "", ages)
-        facts = data_facts(session, ground, parts, judged, review_list(session, ground, parts))
+        annotators = annotators_of(session, parts)
+        judged = judge_data(session, ground, parts, "", ages, annotators)
+        facts = data_facts(session, ground, parts, judged, review_list(session, ground, parts), annotators)
         write_json(stage_dir / FACTS_NAME, facts.as_json())
 
     stage = session.stage(
@@ -142,6 +176,7 @@ def data_facts(
     parts: Parts | None,
     judged: Readiness,
     review: tuple[ReviewList, np.ndarray] | None,
+    annotators: AnnotatorReport | None = None,
 ) -> page.DataFacts:
     """Everything the page of the data shows; no name, number or address of a person is in it."""
     curated, config = ground.curated, session.config
@@ -189,6 +224,7 @@ def data_facts(
         groups=tuple(_grouping(name, values, config.decision) for name, values in kept.groups.items()),
         split=_split(ground, parts) if parts else None,
         review=_review(ground, review),
+        agreement=_agreement(annotators),
     )
 
 
