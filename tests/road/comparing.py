@@ -9,6 +9,7 @@ WHEN_AND_HOW_LONG = {
     "": ("costs", "plan"),  # minutes, money, memory: predicted and happened
     "files": ("scores_sha256",),  # the file holds seconds a reply
     "question": ("frozen_at",),
+    "exposure": ("seconds",),
     "provenance": ("finished", "ledger_head", "before_look_at"),
     "arms": ("latency_ms", "cost_per_1k_requests"),
 }
@@ -17,7 +18,7 @@ WHEN_AND_HOW_LONG = {
 def comparable(report: dict[str, Any]) -> dict[str, Any]:
     """The report without minutes, seconds, memory, cost, dates, the ledger's head and hashes of files with seconds."""
     kept = {name: value for name, value in report.items() if name not in WHEN_AND_HOW_LONG[""]}
-    for name in ("files", "question", "provenance"):
+    for name in ("files", "question", "exposure", "provenance"):
         kept[name] = {key: value for key, value in kept[name].items() if key not in WHEN_AND_HOW_LONG[name]}
     kept["arms"] = [
         {key: value for key, value in arm.items() if key not in WHEN_AND_HOW_LONG["arms"]} for arm in kept["arms"]

@@ -136,7 +136,7 @@ def test_verify_finds_a_finished_run_consistent(project: Path) -> None:
     found = ran.json
     assert (found["consistent"], found["problems"], found["notes"]) == (True, [], [])
     assert found["checked"] == [
-        "chain", "objects", "seal and certificate", "report and page", "scores", "verdict", "model",
+        "chain", "objects", "erasures", "seal and certificate", "report and page", "scores", "verdict", "model",
     ]  # fmt: skip
     report = json.loads((project / ".metier/report/report.json").read_text(encoding="utf-8"))
     assert len(found["ledger_head"]) == len(report["provenance"]["ledger_head"]) == 64
