@@ -8,19 +8,15 @@ The page computes nothing: every number stands in `report.json`, with its unit, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from metier.core.folders import write_bytes
 from metier.core.report import ArmReport, Outcome, Report
-from metier.web import numbers, sentences
+from metier.web import sentences
 from metier.web.sentences import DROP_REASONS, SKIP_REASONS
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from metier.web.templating import environment, styles, without_control
 
 __all__ = ["render_report", "write_report"]
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 _HEADLINES = {
     Outcome.WORTH_IT: ("Worth it", "\u2714"),
@@ -37,14 +33,19 @@ _KINDS = {
     "tuned": "base model with the tuned adapter",
 }
 _SHOWN_REASONS = 3
-# A reply may hold control characters, which HTML forbids; they show as the sign for "not a character".
-_CONTROL = {code: "\ufffd" for code in (*range(32), 127) if chr(code) not in "\t\n\r"}
 
 
 def render_report(report: Report) -> str:
     """The page as HTML text."""
     headline, glyph = _HEADLINES[report.verdict.outcome]
-    page = _environment().get_template("report.html").render(
+    templates = environment()
+    templates.filters.update(
+        facts=sentences.fact_lines,
+        setting=sentences.setting_words,
+        method=sentences.method_words,
+        quantity=sentences.quantity_words,
+    )
+    page = templates.get_template("report.html").render(
         report=report,
         headline=headline,
         glyph=glyph,
@@ -69,36 +70,9 @@ def render_report(report: Report) -> str:
         curve=dev_curve(report),
         kinds=_KINDS,
         skip_reasons=SKIP_REASONS,
-        css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        css=styles("report.css"),
     )  # fmt: skip
-    return page.translate(_CONTROL)
-
-
-def _environment() -> Environment:
-    """Templates that escape every value and raise on an undefined name: a page never shows an empty hole."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        pct=numbers.percent,
-        points=numbers.points,
-        signed=numbers.signed_points,
-        num=numbers.number,
-        money=numbers.money,
-        duration=numbers.duration,
-        level=numbers.confidence,
-        facts=sentences.fact_lines,
-        setting=sentences.setting_words,
-        method=sentences.method_words,
-        quantity=sentences.quantity_words,
-    )
-    return environment
+    return without_control(page)
 
 
 def write_report(report: Report, path: Path) -> Path:
