@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, DataError
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.road.before import Assessed, _assessed
@@ -97,3 +97,11 @@ def test_as_good_for_less_is_planned_for_at_no_change_against_the_accepted_loss(
 def test_the_volume_of_as_good_for_less_makes_no_margin() -> None:
     rare = ValueConfig(worth=0.01, requests_per_month=1, horizon_months=10)
     assert assessed(DecisionConfig(claim="as_good_for_less", value=rare, limit=0.1), HALF).margin == -0.1
+
+
+def test_rows_on_which_no_untuned_arm_can_run_are_refused() -> None:
+    skipped = FittedTrial(name="small", kind="small", arm=None, skip_reason="no_labels", dev=None, carries="")
+    with pytest.raises(
+        DataError, match="none of 1 untuned arm could run on these rows, so there is nothing to compare"
+    ):
+        assessed(DecisionConfig(margin=0.1), skipped)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.core.errors import GateClosed
+from metier.core.errors import DataError, GateClosed, counted
 from metier.core.project_file import ProjectConfig
 from metier.road.cost import machine_cost, request_costs, require_affordable
 from metier.road.cut import Parts, cut_rows
@@ -160,6 +160,11 @@ def _assessed(session: Session, parts: Parts, plan: Plan, trials: list[FittedTri
 
     decision, minutes = session.config.decision, plan.predictions["tune_minutes"][0]
     scores = {t.name: float(np.mean(t.dev.scores)) for t in trials if t.dev is not None}
+    if not scores:
+        raise DataError(
+            f"none of {counted(len(trials), 'untuned arm')} could run on these rows, so there is nothing to compare "
+            "tuning with; expected at least one. Add an [[arm]] of kind 'prompt', or see `metier run --dry-run`."
+        )
     best = max(scores, key=lambda name: scores[name])
     question = resolved_question(decision, _predicted_costs(session, trials, best, minutes))
     margin, plan_gain = gain_bound(question), planned_gain(question)
