@@ -26,7 +26,7 @@ from metier.core.hashing import keyed_hash
 from metier.core.rows import Row
 from metier.core.similarity import Shingles, conversation_text, prompt_key, shingles_of, text_codes
 
-__all__ = ["NO_TIME", "RowTable", "Values", "table_of"]
+__all__ = ["NO_TIME", "RowTable", "Values", "micros_of", "table_of"]
 
 NO_TIME = np.iinfo(np.int64).min
 """Stands in `time_N` for a row without a time."""
@@ -244,7 +244,7 @@ def table_of(rows: Sequence[Row], *, key: bytes) -> RowTable:
         source=Values.of(row.meta.source for row in rows),
         number_N=np.asarray([row.meta.source_row for row in rows], dtype=np.int64),
         groups={name: Values.of(group(row.meta.groups.get(name)) for row in rows) for name in group_keys},
-        time_N=np.asarray([_micros(row.meta.collected_at) for row in rows], dtype=np.int64),
+        time_N=np.asarray([micros_of(row.meta.collected_at) for row in rows], dtype=np.int64),
         kind=Values.of(row.target.kind.value for row in rows),
         label=Values.of(row.target.label for row in rows),
         attributes={name: Values.of(row.meta.attributes.get(name) for row in rows) for name in attribute_keys},
@@ -256,7 +256,8 @@ def table_of(rows: Sequence[Row], *, key: bytes) -> RowTable:
     )
 
 
-def _micros(time: datetime | None) -> int:
+def micros_of(time: datetime | None) -> int:
+    """Microseconds since 1970, UTC; `NO_TIME` for no time."""
     if time is None:
         return int(NO_TIME)
     since = time - _EPOCH

@@ -27,7 +27,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
 import numpy as np
@@ -36,7 +35,7 @@ import numpy.typing as npt
 from metier.core.rows import Row, TargetKind
 from metier.core.shingles import Shingles, fold, mixed, shingles_of, text_codes, words
 from metier.core.similarity import Compared, near_pairs, stars
-from metier.core.table import NO_TIME, Values
+from metier.core.table import Values, micros_of
 from metier.curate.templates import own_shingles, template_shingles
 
 __all__ = ["DuplicateColumns", "Duplicates", "duplicate_columns", "find_duplicates"]
@@ -45,7 +44,6 @@ MAX_OTHER = 12
 """Ten words in a row or four single words: more is a message of its own, however long what stands around it."""
 REASONS = ("", "exact_duplicate", "near_duplicate")
 _CHUNK_TEXTS = 50_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -116,13 +114,9 @@ def duplicate_columns(rows: Sequence[Row], *, key: bytes, preferred: Sequence[bo
         values_N=text_codes(map(_values, prompts), key=key),
         label=Values.of(row.target.label for row in rows),
         source=Values.of(row.meta.source for row in rows),
-        time_N=np.asarray([_micros(row.meta.collected_at) for row in rows], dtype=np.int64),
+        time_N=np.asarray([micros_of(row.meta.collected_at) for row in rows], dtype=np.int64),
         preferred_N=np.asarray(preferred if preferred is not None else [False] * len(rows), dtype=bool),
     )
-
-
-def _micros(time: datetime | None) -> int:
-    return int(NO_TIME) if time is None else (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def _content(row: Row) -> bytes:

@@ -89,7 +89,6 @@ if TYPE_CHECKING:
         record_restored,
         record_subjects,
         restored_rows,
-        rows_about,
         stored_parts,
     )
     from metier.ledger.problems import Problem
@@ -150,7 +149,7 @@ __all__ = [
     "record_report", "record_restored", "record_rows", "record_source", "record_split", "record_subjects",
     "record_training", "record_transform", "record_votes", "referenced_objects", "register_model",
     "registered_models", "require_whole_objects", "restored_rows", "retire_models", "row_history", "row_ids_of",
-    "rows_about", "runs_of", "seal_holdout", "seal_key", "set_model_state", "sign", "signed_by_project", "spend",
+    "runs_of", "seal_holdout", "seal_key", "set_model_state", "sign", "signed_by_project", "spend",
     "spent", "start_run", "stored_parts", "stored_rows", "subject_hash", "subjects_in_packs", "unpack_rows",
     "verify_chain", "verify_model_files", "verify_objects", "votes_of", "without_rows", "written_reports",
 ]  # fmt: skip
@@ -190,7 +189,6 @@ _MODULE_OF = {
         "record_restored",
         "record_subjects",
         "restored_rows",
-        "rows_about",
         "stored_parts",
     ),
     "subjects": (

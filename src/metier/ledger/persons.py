@@ -18,7 +18,7 @@ from metier.ledger.ledger import Ledger, utc_now
 from metier.ledger.schema import member, part, row, row_subject, split, subject_key
 
 __all__ = [
-    "PartRow", "num_erased", "record_destroyed", "record_restored", "record_subjects", "restored_rows", "rows_about",
+    "PartRow", "num_erased", "record_destroyed", "record_restored", "record_subjects", "restored_rows",
     "stored_parts",
 ]  # fmt: skip
 
@@ -60,12 +60,6 @@ def record_destroyed(ledger: Ledger, hashed: str, *, key_ref: str) -> None:
             return
         transaction.put(subject_key, [{"subject_hash": hashed, "key_ref": key_ref, "destroyed_at": utc_now()}])
         transaction.note(subject=hashed)
-
-
-def rows_about(ledger: Ledger, hashed: str) -> list[str]:
-    """The sorted ids of every recorded row about a person, versions before a transform not among them."""
-    query = select(row_subject.c.row_id).where(row_subject.c.subject_hash == hashed).order_by(row_subject.c.row_id)
-    return [record["row_id"] for record in ledger.records(query)]
 
 
 def record_restored(ledger: Ledger, origins: Sequence[str], *, why: str) -> None:

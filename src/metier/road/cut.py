@@ -18,6 +18,7 @@ import numpy as np
 from metier.core.config import nearest
 from metier.core.errors import ConfigError, DataError, counted
 from metier.core.folders import read_json, write_bytes, write_json
+from metier.core.readiness import MIN_SLICE_ROWS
 from metier.core.report import SplitReport
 from metier.core.rows import Row
 from metier.road.ground import Ground
@@ -29,8 +30,6 @@ __all__ = ["Parts", "Sealed", "cut_rows", "seal_parts"]
 
 SPLIT_VERSION = 3
 SEAL_VERSION = 2
-MIN_SLICE_ROWS = 20
-"""Hold-out rows of a slice whose scores may leave the seal: fewer would tell of single rows."""
 PARTS_NAME = "parts.npz"
 
 
