@@ -15,18 +15,17 @@ from typing import Any, Literal, Self
 
 from metier.core.errors import DataError
 from metier.core.masking import MAX_MASKED_CHARS, mask
+from metier.core.readiness import MIN_SLICE_ROWS
 from metier.core.typed_json import built
 
 __all__ = [
-    "MAX_EXAMPLES", "MIN_JUDGED_ROWS", "MIN_NAMED_ROWS", "Age", "Agreement", "Attribute", "Bin", "DataFacts", "Drop",
+    "MAX_EXAMPLES", "MIN_NAMED_ROWS", "Age", "Agreement", "Attribute", "Bin", "DataFacts", "Drop",
     "Example", "Figure", "Grouping", "Histogram", "LabelCount", "Part", "Period", "Pointer", "PrivateFacts",
     "SEALED_REASONS", "Readiness", "Review", "Slice", "Source", "Split", "data_facts_from_json",
 ]  # fmt: skip
 
 DATA_FACTS_SCHEMA_VERSION = 1
 MAX_EXAMPLES = 3
-MIN_JUDGED_ROWS = 20
-"""Hold-out rows from which a slice is judged."""
 MIN_NAMED_ROWS = 5
 """Kept rows from which a slice is named: so rare a value can point at a person."""
 SEALED_REASONS = ("near_holdout", "holdout_unused")
@@ -176,7 +175,7 @@ class Slice:
     @property
     def is_too_small(self) -> bool:
         """Whether there are, or can be, too few hold-out rows to judge it."""
-        return (self.num if self.num_holdout is None else self.num_holdout) < MIN_JUDGED_ROWS
+        return (self.num if self.num_holdout is None else self.num_holdout) < MIN_SLICE_ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,13 +6,13 @@ in the price table's currency, times are in the unit the field's name ends in.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from metier.core.errors import DataError
+from metier.core.typed_json import built
 
 __all__ = [
     "ArmReport", "Comparison", "CurvePoint", "DataReport", "ExampleReport", "Forecast", "GuardReport", "GuardState",
@@ -309,28 +309,6 @@ def report_from_json(values: Mapping[str, Any]) -> Report:
             f"report.json has schema_version {found!r}; this metier reads {REPORT_SCHEMA_VERSION}. "
             "Run again to write it anew."
         )
-    built = _build(Report, values, "report.json")
-    assert isinstance(built, Report)
-    return built
-
-
-def _build(hint: Any, value: Any, where: str) -> Any:  # Any: a type annotation and a JSON value
-    """The JSON value as the annotated type."""
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        members = [member for member in get_args(hint) if member is not type(None)]
-        return None if value is None else _build(members[0], value, where)
-    if origin is tuple:
-        return tuple(_build(get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(hint, type) and is_dataclass(hint):
-        hints = get_type_hints(hint)
-        names = {f.name for f in fields(hint)}
-        if unknown := sorted(set(value) - names):
-            raise DataError(f"{where}: unknown field {unknown[0]!r}; the file was not written by this version.")
-        try:
-            return hint(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-        except TypeError as err:
-            raise DataError(f"{where}: {err}; the file was not written by this version.") from err
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return hint(value)
-    return value
+    report = built(Report, values, "report.json")
+    assert isinstance(report, Report)
+    return report

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from metier.core.data_facts import (
-    MIN_JUDGED_ROWS,
     MIN_NAMED_ROWS,
     Age,
     Attribute,
@@ -20,6 +19,7 @@ from metier.core.data_facts import (
     Readiness,
     Slice,
 )
+from metier.core.readiness import MIN_SLICE_ROWS
 from metier.web.numbers import number, percent
 from metier.web.sentences import DROP_REASONS
 
@@ -171,10 +171,10 @@ def attribute_line(attribute: Attribute) -> str:
         more = f" and {number(len(small) - MAX_LISTED, 0)} more" if len(small) > MAX_LISTED else ""
         said.append(
             f"{number(len(small), 0)} of {quantity(len(attribute.slices), 'value')} too small to judge (under "
-            f"{MIN_JUDGED_ROWS} {rows}): {listed}{more}."
+            f"{MIN_SLICE_ROWS} {rows}): {listed}{more}."
         )
     elif attribute.slices:
-        said.append(f"Every value named here can be judged ({MIN_JUDGED_ROWS} {rows} or more).")
+        said.append(f"Every value named here can be judged ({MIN_SLICE_ROWS} {rows} or more).")
     if attribute.num_unnamed:
         said.append(
             f"Not named, because so rare a value can point at a person: {quantity(attribute.num_unnamed, 'value')} "
