@@ -96,7 +96,7 @@ def support_rows(seed: int, *, num_rows: int) -> list[Any]:  # Any: Row
 
 def tuned(args: argparse.Namespace, trained: Sequence[Any], dev: Sequence[Any], out_dir: Path, seed: int) -> Any:
     """The result of a tuning run with the default settings; its last weights, not its best, are what is probed."""
-    from metier.core.settings import TuneConfig
+    from metier.core.tune_config import TuneConfig
     from metier.models import resolve
     from metier.render import Renderer
     from metier.tune import tune

@@ -35,11 +35,11 @@ from metier.core.settings import (
     GuardConfig,
     PriceConfig,
     SplitConfig,
-    TuneConfig,
     ValueConfig,
 )
 from metier.core.table import table_of
 from metier.core.trials import Reply
+from metier.core.tune_config import TuneConfig
 from metier.evaluate import Grader, make_grader, run_controls
 from metier.road.cost import machine_cost, price_entries, request_costs, require_affordable
 from metier.road.plan import tune_options

@@ -20,9 +20,9 @@ from metier.core.settings import (
     GuardConfig,
     PriceConfig,
     SplitConfig,
-    TuneConfig,
     ValueConfig,
 )
+from metier.core.tune_config import TuneConfig
 
 MINIMAL = """
 [project]

@@ -30,9 +30,9 @@ from metier.core.settings import (
     PriceConfig,
     ProjectTable,
     SplitConfig,
-    TuneConfig,
     ValueConfig,
 )
+from metier.core.tune_config import TuneConfig
 from metier.models.sources import find_source
 from metier.road.trials import arm_name
 from metier.tune.schedule import lr_at, step_tokens_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from metier.core.errors import DataError
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.engine import AdapterSpec, close, load, read_shape
 from metier.tune import Speed, estimate, measure_speed
 from tests.engine.builders import pattern_rows, tiny_base

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from metier.core.errors import DataError, ModelError
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.engine import state
 from metier.render import RenderedRow
 from metier.tune import Progress, TuneResult, tune

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.tune.schedule import default_lr, eval_steps, lr_at, run_steps, step_tokens_of
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from metier.core.errors import ConfigError
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.tune import tune
 from tests.engine.builders import pattern_rows, tiny_base
 from tests.tune.test_recipe import files_of

@@ -30,8 +30,8 @@ from metier.core.settings import (
     PriceConfig,
     ProjectTable,
     SplitConfig,
-    TuneConfig,
 )
+from metier.core.tune_config import TuneConfig
 
 __all__ = ["PROJECT_FILE", "ProjectConfig", "load_project_file", "parse_override"]
 

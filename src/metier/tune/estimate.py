@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from metier.core.errors import DataError
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
 from metier.engine.attention import QUERY_BLOCK
 from metier.engine.head import CHUNK

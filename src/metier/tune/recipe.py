@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from metier.core.errors import DataError, ModelError
 from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.engine import (
     AdapterSpec,
     Handle,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from metier.core.seeds import generator
-from metier.core.settings import TuneConfig
+from metier.core.tune_config import TuneConfig
 from metier.engine import plan_steps
 
 __all__ = ["DEFAULT_PASSES", "default_lr", "eval_steps", "lr_at", "run_steps", "step_tokens_of"]
