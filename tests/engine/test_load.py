@@ -26,11 +26,13 @@ def with_config(model_dir: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"model_type": "qwen3"}, "model_type is 'qwen3'"),
+        ({"model_type": "gemma2"}, "model_type is 'gemma2'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"attention_bias": True}, "attention_bias is True"),
-        ({"model_type": "mistral", "sliding_window": 4096}, "sliding_window is 4096"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_parameters is"),
+        ({"model_type": "mistral", "sliding_window": 1023}, "sliding_window is 1023"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64}, "sliding_window is 64"),
+        ({"model_type": "qwen3", "layer_types": ["chunked_attention"]}, "layer_types is"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_parameters is"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
     ],
 )
@@ -77,6 +79,29 @@ def test_fused_matrices_hold_the_parts_in_order(tmp_path: Path) -> None:
     layer = load(base_dir, dtype="fp32").weights.layers[2]
     assert torch.equal(layer.qkv[48:64], tensors["model.layers.2.self_attn.k_proj.weight"])
     assert torch.equal(layer.gate_up[80:], tensors["model.layers.2.mlp.up_proj.weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"model_type": "qwen2"}, r"self_attn\.q_proj\.bias"),
+        ({"attention_bias": True}, r"self_attn\.q_proj\.bias"),
+        ({"mlp_bias": True}, r"mlp\.gate_proj\.bias"),
+        ({"model_type": "qwen3"}, r"self_attn\.q_norm\.weight"),
+    ],
+)
+def test_what_a_family_brings_must_be_in_the_file(tmp_path: Path, changes: dict[str, object], name: str) -> None:
+    with pytest.raises(ModelError, match=rf"weight model\.layers\.0\.{name} is missing"):
+        load(with_config(tiny_base(tmp_path), **changes))
+
+
+def test_a_window_as_long_as_the_context_and_one_switched_off_are_no_windows(tmp_path: Path) -> None:
+    base_dir = tiny_base(tmp_path)
+    plain = read_shape(base_dir)
+    assert read_shape(with_config(base_dir, model_type="mistral", sliding_window=1024)) == plain
+    wide = with_config(base_dir, model_type="qwen2", sliding_window=64, use_sliding_window=False)
+    assert read_shape(wide).has_qkv_bias
+    assert not read_shape(wide).has_out_bias
 
 
 def adapted(tmp_path: Path, seed: int = 0) -> Handle:

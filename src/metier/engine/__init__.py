@@ -2,8 +2,9 @@
 
 from metier.engine.batch import Batch, make_batch, plan_steps
 from metier.engine.decode import Decoder, Event, sample
+from metier.engine.families import read_shape
 from metier.engine.handle import AdapterSpec, Handle
-from metier.engine.load import close, load, read_shape
+from metier.engine.load import close, load
 from metier.engine.loop import Linear, StepStats, forward_backward, logprobs, optim_step
 from metier.engine.peft_files import export_adapter
 from metier.engine.sampling import Request, Sample, SamplingParams

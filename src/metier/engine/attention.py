@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metier.engine.batch import Group
+from metier.engine.rotary import rotary_frequencies
 from metier.engine.weights import LlamaShape
 
 __all__ = ["Attention", "Buffers"]
@@ -181,11 +182,12 @@ class Attention:
     def _table(self, length: int) -> tuple[Tensor, Tensor]:
         """Cos (T, 1, E) and sin (T, 1, E / 2) of places 0 to `length` - 1, fp32."""
         if length not in self.tables:
-            e = self.shape.head_width
-            device = self.buffers.device
-            frequency = 1.0 / self.shape.rope_theta ** (torch.arange(0, e, 2, dtype=torch.float32, device=device) / e)
+            s, device = self.shape, self.buffers.device
+            frequency = rotary_frequencies(s.head_width, s.rope_theta, s.rope_scaling, device=device)
             angle = torch.arange(length, dtype=torch.float32, device=device)[:, None] * frequency
-            self.tables[length] = (torch.cat([angle, angle], -1).cos()[:, None], angle.sin()[:, None])
+            factor = s.rope_scaling.attention_factor if s.rope_scaling else 1.0
+            cos, sin = torch.cat([angle, angle], -1).cos() * factor, angle.sin() * factor
+            self.tables[length] = (cos[:, None], sin[:, None])
         return self.tables[length]
 
     def _mask(self, start: int, stop: int) -> Tensor:

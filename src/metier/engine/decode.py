@@ -25,7 +25,6 @@ from metier.core.errors import ConfigError, DataError
 from metier.core.seeds import derived_seed
 from metier.engine.cache import KvCache, Trunk
 from metier.engine.decode_forward import (
-    DecodeModel,
     NewRow,
     StepPlan,
     TrunkRows,
@@ -34,6 +33,7 @@ from metier.engine.decode_forward import (
     fill_trunk,
     prefill_rows,
 )
+from metier.engine.decode_model import DecodeModel
 from metier.engine.decode_plan import entry_order, shared_length, shared_prefixes
 from metier.engine.draft import Drafts
 from metier.engine.handle import Handle

@@ -3,10 +3,6 @@
 Tokens of several rows lie flat in one (N, D) matrix, so no product sees padding; only attention knows rows.
 A prefix shared by rows (`Trunk`) is one matrix product for all their queries.
 
-Low-rank parts stay beside the frozen matrices instead of being merged: in bf16 an update smaller than half
-a step of its weight (2**-9 of it) would vanish in the merge, and the evaluated model would not be the
-trained one; several adapters can then share one base.
-
 Shapes: N tokens of all rows, B rows, D model width, H query heads, K key/value heads, G = H / K,
 E head width, F feed-forward width, T positions of the longest row, P prefix positions, W = P + T, R rank.
 """
@@ -23,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metier.engine.cache import KvCache, Trunk
-from metier.engine.packed import Matrix
-from metier.engine.weights import Adapter, LlamaShape, LlamaWeights, LowRank
+from metier.engine.decode_model import DecodeModel
+from metier.engine.weights import LlamaShape
 
-__all__ = ["DecodeModel", "StepPlan", "TrunkRows", "decode_rows", "decode_run", "fill_trunk", "prefill_rows"]
+__all__ = ["StepPlan", "TrunkRows", "decode_rows", "decode_run", "fill_trunk", "prefill_rows"]
 
 QUERY_BLOCK = 256
 """Prompt tokens whose scores exist at once."""
@@ -34,79 +30,6 @@ Block = tuple[int, int, Tensor]
 """First token, end, and additive mask (1, tokens of the block times G, positions they may see at most), fp32."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, query_NHE, key_NKE, value_NKE) -> mixed values (N, H E)."""
-
-FUSED = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "out": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
-
-
-@dataclass(slots=True)
-class DecodeLayer:
-    """The four products of one block."""
-
-    norm1_D: Tensor
-    """fp32, as is the other norm."""
-    norm2_D: Tensor
-    matrices: dict[str, Matrix]
-    """By the names of `FUSED`."""
-    low_rank: dict[str, tuple[Matrix, Matrix]]
-    """Stacked A and block-diagonal scale B, by the same names; empty where the layer is not adapted."""
-
-
-@dataclass(slots=True)
-class DecodeModel:
-    """Frozen weights with the adapter as it was when the decoder was made, ready for wide products."""
-
-    weights: LlamaWeights
-    dtype: torch.dtype
-    layers: list[DecodeLayer]
-    norm_D: Tensor
-    """fp32."""
-    head: Matrix
-    rotation_TE: Tensor
-    """complex64 (max_positions, E / 2)."""
-
-    @classmethod
-    def from_weights(cls, weights: LlamaWeights, adapter: Adapter | None, *, dtype: torch.dtype) -> DecodeModel:
-        """Copies the adapter (small); the base is packed once a handle."""
-        shape, device = weights.shape, weights.embed_VD.device
-        layers = []
-        for i, base in enumerate(weights.layers):
-            parts = {} if adapter is None or i < adapter.first_layer else adapter.layers[i - adapter.first_layer]
-            scale = 0.0 if adapter is None else adapter.scale
-            low_rank = {
-                name: _stack([parts[part] for part in names], scale, dtype) for name, names in FUSED.items() if parts
-            }
-            matrices = {
-                "qkv": Matrix(base.qkv), "out": Matrix(base.out),
-                "gate_up": Matrix(base.gate_up), "down": Matrix(base.down),
-            }  # fmt: skip
-            layers.append(DecodeLayer(base.norm1_D.float(), base.norm2_D.float(), matrices, low_rank))
-        half = torch.arange(0, shape.head_width, 2, dtype=torch.float32, device=device) / shape.head_width
-        angle = torch.outer(torch.arange(shape.max_positions, device=device).float(), 1.0 / shape.rope_theta**half)
-        rotation = torch.polar(torch.ones_like(angle), angle)
-        return cls(weights, dtype, layers, weights.norm_D.float(), Matrix(weights.head_VD), rotation)
-
-    def linear(self, layer: int, name: str, x_ND: Tensor, plus: Tensor | None = None) -> Tensor:
-        """Product x W' with the low-rank part of this matrix, if the layer has one, plus a residual."""
-        found = self.layers[layer]
-        y = found.matrices[name].times(x_ND, plus)
-        part = found.low_rank.get(name)
-        return y if part is None else part[1].times(part[0].times(x_ND), y)
-
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """(N, V) in the model's dtype."""
-        return self.head.times(hidden_ND)
-
-
-def _stack(parts: list[LowRank], scale: float, dtype: torch.dtype) -> tuple[Matrix, Matrix]:
-    """One A for all parts of a fused matrix, and one B (out, R parts) with zeros where parts do not meet."""
-    a = torch.cat([part.a.detach() for part in parts])
-    b = torch.block_diag(*[part.b.detach() * scale for part in parts])  # type: ignore[no-untyped-call]  # untyped in torch
-    return Matrix(a.to(dtype)), Matrix(b.to(dtype))
 
 
 def _layers(model: DecodeModel, token_N: Tensor, position_N: Tensor, attend: Attend, last_N: Tensor | None) -> Tensor:
@@ -128,7 +51,7 @@ def _layers(model: DecodeModel, token_N: Tensor, position_N: Tensor, attend: Att
 def _norm(x_ND: Tensor, weight_D: Tensor, eps_1: Tensor) -> Tensor:
     """RMS norm computed in fp32: six operators where `F.rms_norm` takes eleven, which counts at one row a step."""
     length_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, dtype=torch.float32)
-    inverse_N1 = torch.addcmul(eps_1, length_N1, length_N1, value=1 / x_ND.shape[1]).rsqrt_()
+    inverse_N1 = torch.addcmul(eps_1, length_N1, length_N1, value=1 / x_ND.shape[-1]).rsqrt_()
     return torch.mul(x_ND, inverse_N1).mul_(weight_D).to(x_ND.dtype)
 
 
@@ -145,7 +68,11 @@ def _attention(model: DecodeModel, i: int, x_ND: Tensor, rotation: Tensor, atten
     s = model.weights.shape
     num_rotated = s.num_heads + s.num_kv_heads
     qkv = model.linear(i, "qkv", x_ND)
-    halves = qkv[:, : num_rotated * s.head_width].float().view(-1, num_rotated, 2, s.head_width // 2)
+    heads = qkv[:, : num_rotated * s.head_width].float().view(-1, num_rotated, s.head_width)
+    norm_HE = model.layers[i].head_norm_HE
+    if norm_HE is not None:
+        heads = _norm(heads, norm_HE, torch.full((1,), s.norm_eps, device=heads.device))
+    halves = heads.view(-1, num_rotated, 2, s.head_width // 2)
     # The halves leave as interleaved pairs; queries and keys are permuted alike, so their products are the same.
     turned = torch.view_as_real(torch.complex(halves[:, :, 0], halves[:, :, 1]) * rotation).flatten(-2)
     value = qkv[:, num_rotated * s.head_width :].view(-1, s.num_kv_heads, s.head_width)

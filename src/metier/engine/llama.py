@@ -1,6 +1,8 @@
 """The compact block of the Llama family: forward and hand-written backward over packed rows.
 
-It computes what transformers' LlamaForCausalLM with PEFT's LoRA computes, with fewer, wider products:
+Llama, Mistral, Qwen2 and Qwen3: biases and the norm of heads are used where a layer has them.
+
+It computes what transformers' own module of the family with PEFT's LoRA computes, with fewer, wider products:
 q/k/v and gate/up are one product each, the low-rank A of layers with one input are one product, no
 gradient is computed for frozen weights or below the first adapted layer, and the last block computes
 only the tokens whose next token is trained. Products are in the handle's precision; the residual
@@ -70,6 +72,8 @@ class Stack:
         s, layer = self.shape, self.weights.layers[i]
         normed = self._norm(x, layer.norm1_D, f"n1.{keep}")
         qkv = self._linear(i, "qkv", layer.qkv, normed, "qkv", keep)
+        if layer.head_norm_HE is not None:
+            self._norm_heads(qkv, layer.head_norm_HE, f"raw.{keep}")
         mixed = self._narrow(f"mixed.{keep}", x.shape[0], layer.out.shape[1])
         self.attention.forward(qkv, micro.groups, mixed, keep="" if keep == "-" else f"a{keep}.")
         mixed[micro.num_inputs :] = 0  # filled-up tokens belong to no group; what the memory held must not spread
@@ -124,6 +128,8 @@ class Stack:
         dqkv = self._narrow("dqkv", n, layer.qkv.shape[0])
         self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{i}.")
         dqkv[micro.num_inputs :] = 0
+        if layer.head_norm_HE is not None:
+            self._norm_heads_backward(dqkv, layer.head_norm_HE, f"raw.{i}")
         normed = self._narrow(f"n1.{i}", n, s.width)
         if is_bottom:
             pair, h, g = self._low(i, "qkv", n)
@@ -136,7 +142,8 @@ class Stack:
     def _linear(self, i: int, group: str, weight: Tensor, x: Tensor, name: str, keep: str) -> Tensor:
         pair = self.working.pair(i, group)
         h = None if pair is None else self._narrow(f"h_{group}.{keep}", x.shape[0], pair.a.shape[0])
-        return forward(x, weight, pair, self._narrow(name, x.shape[0], weight.shape[0]), h)
+        bias = self.weights.layers[i].biases.get(group)
+        return forward(x, weight, pair, self._narrow(name, x.shape[0], weight.shape[0]), h, bias=bias)
 
     def _linear_backward(
         self, i: int, group: str, weight: Tensor, x: Tensor, dy: Tensor, name: str, grads: Gradients
@@ -156,6 +163,28 @@ class Stack:
 
     def _norm(self, x: Tensor, weight_D: Tensor, name: str) -> Tensor:
         return rms_norm(x, weight_D, self.shape.norm_eps, self.buffers, name=name, dtype=self.dtype)
+
+    def _norm_heads(self, qkv: Tensor, weight_HE: Tensor, name: str) -> None:
+        """Norm each head's queries and keys in place; what they were stays under `name` for the backward."""
+        x = self._heads(qkv, weight_HE)
+        raw = self.buffers.take(name, *x.shape, dtype=self.dtype).copy_(x)
+        wide = self.buffers.take("raw", *x.shape, dtype=torch.float32).copy_(raw)
+        x.copy_(rms_norm(wide, weight_HE, self.shape.norm_eps, self.buffers, name="normed_heads", dtype=self.dtype))
+
+    def _norm_heads_backward(self, dqkv: Tensor, weight_HE: Tensor, name: str) -> None:
+        """From the gradient of normed queries and keys to that of what the product gave, in place."""
+        dx, buffers = self._heads(dqkv, weight_HE), self.buffers
+        raw = buffers.take(name, *dx.shape, dtype=self.dtype)
+        wide = buffers.take("raw", *dx.shape, dtype=torch.float32).copy_(raw)
+        # Again instead of kept: the inverse rms of every head costs less to compute than to hold for each layer.
+        rms_norm(wide, weight_HE, self.shape.norm_eps, buffers, name="normed_heads", dtype=self.dtype)
+        draw = buffers.take("draw", *dx.shape, dtype=torch.float32).zero_()
+        dx.copy_(rms_norm_backward(wide, dx, draw, weight_HE, buffers, name="normed_heads"))
+
+    @staticmethod
+    def _heads(qkv: Tensor, weight_HE: Tensor) -> Tensor:
+        """The queries and keys of a fused (N, W) tensor, (N, H + K, E), not copied."""
+        return qkv[:, : weight_HE.numel()].view(len(qkv), *weight_HE.shape)
 
     def _sum(self, x: Tensor, y: Tensor, name: str) -> Tensor:
         """Residual sum in fp32."""

@@ -2,8 +2,7 @@
 
     >>> handle = load(Path("base"), adapter=AdapterSpec(rank=16, alpha=32.0))  # doctest: +SKIP
 
-Reads the Llama family only where the compact block is known to be the same function as
-transformers' own module; anything else is refused with what was found. Fetches nothing.
+The architectures are those of `metier.engine.families`; anything else is refused with what was found. Fetches nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from safetensors import safe_open
@@ -22,11 +21,12 @@ from torch import Tensor
 
 from metier.core.errors import ModelError
 from metier.core.hashing import file_sha256
+from metier.engine.families import read_shape
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.peft_files import new_adapter, read_adapter
 from metier.engine.weights import LayerWeights, LlamaShape, LlamaWeights
 
-__all__ = ["close", "load", "read_shape"]
+__all__ = ["close", "load"]
 
 DtypeName = Literal["bf16", "fp32", "auto"]
 
@@ -82,56 +82,6 @@ def close(handle: Handle) -> None:
     handle.trainer = None
 
 
-def read_shape(base_dir: Path) -> LlamaShape:
-    """The architecture a folder's config.json names.
-
-    Raises:
-        ModelError: no config.json, or an architecture the compact block does not compute.
-    """
-    config_path = base_dir / "config.json"
-    try:
-        config = json.loads(config_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ModelError(
-            f"{config_path}: not readable ({err}); expected a model folder with config.json and safetensors."
-        ) from err
-    _refuse_other_families(config, config_path)
-    heads = int(config["num_attention_heads"])
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return LlamaShape(
-        num_layers=int(config["num_hidden_layers"]),
-        width=int(config["hidden_size"]),
-        num_heads=heads,
-        num_kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_width=int(config.get("head_dim") or config["hidden_size"] // heads),
-        ff_width=int(config["intermediate_size"]),
-        vocab=int(config["vocab_size"]),
-        max_positions=int(config["max_position_embeddings"]),
-        rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-        norm_eps=float(config["rms_norm_eps"]),
-        tied_head=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
-def _refuse_other_families(config: Mapping[str, Any], config_path: Path) -> None:  # Any: JSON values
-    """Raise `ModelError` unless the compact block is this architecture's own function."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    wrong = {
-        "model_type": config.get("model_type") not in ("llama", "mistral"),
-        "hidden_act": config.get("hidden_act", "silu") != "silu",
-        "attention_bias": bool(config.get("attention_bias")),
-        "mlp_bias": bool(config.get("mlp_bias")),
-        "sliding_window": config.get("sliding_window") is not None,
-        "rope_parameters": rope.get("rope_type", rope.get("type", "default")) != "default",
-        "quantization_config": config.get("quantization_config") is not None,
-    }
-    for name in [name for name, is_wrong in wrong.items() if is_wrong]:
-        raise ModelError(
-            f"{config_path}: {name} is {config.get(name)!r}; this version computes Llama and Mistral without "
-            "sliding windows, biases, scaled rotary positions or quantised weights. Choose such a base."
-        )
-
-
 def weight_paths(base_dir: Path) -> list[Path]:
     """The safetensors files of a model folder, in a fixed order.
 
@@ -164,29 +114,42 @@ def _read_weights(paths: list[Path], shape: LlamaShape, dtype: torch.dtype, devi
         return tensor.to(device=device, dtype=dtype)
 
     s = shape
-    q_width, kv_width = s.num_heads * s.head_width, s.num_kv_heads * s.head_width
-    layers = []
-    for i in range(s.num_layers):
-        at = f"model.layers.{i}."
-        attn, ff = at + "self_attn.", at + "mlp."
-        qkv = [
-            take(f"{attn}{part}_proj.weight", width, s.width)
-            for part, width in (("q", q_width), ("k", kv_width), ("v", kv_width))
-        ]
-        layers.append(
-            LayerWeights(
-                norm1_D=take(at + "input_layernorm.weight", s.width),
-                qkv=torch.cat(qkv),
-                out=take(attn + "o_proj.weight", s.width, q_width),
-                norm2_D=take(at + "post_attention_layernorm.weight", s.width),
-                gate_up=torch.cat([take(f"{ff}{part}_proj.weight", s.ff_width, s.width) for part in ("gate", "up")]),
-                down=take(ff + "down_proj.weight", s.width, s.ff_width),
-            )
-        )
     embed_VD = take("model.embed_tokens.weight", s.vocab, s.width)
-    head_VD = embed_VD if s.tied_head else take("lm_head.weight", s.vocab, s.width)
     return LlamaWeights(
-        shape=s, embed_VD=embed_VD, layers=layers, norm_D=take("model.norm.weight", s.width), head_VD=head_VD
+        shape=s,
+        embed_VD=embed_VD,
+        layers=[_read_layer(take, f"model.layers.{i}.", s) for i in range(s.num_layers)],
+        norm_D=take("model.norm.weight", s.width),
+        head_VD=embed_VD if s.tied_head else take("lm_head.weight", s.vocab, s.width),
+    )
+
+
+def _read_layer(take: Callable[..., Tensor], at: str, s: LlamaShape) -> LayerWeights:
+    """One block; matrices with one input are fused, and so are their biases."""
+    q_width, kv_width = s.num_heads * s.head_width, s.num_kv_heads * s.head_width
+    fused = {
+        "qkv": (s.has_qkv_bias, s.width, {"self_attn.q": q_width, "self_attn.k": kv_width, "self_attn.v": kv_width}),
+        "out": (s.has_out_bias, q_width, {"self_attn.o": s.width}),
+        "gate_up": (s.has_ff_bias, s.width, {"mlp.gate": s.ff_width, "mlp.up": s.ff_width}),
+        "down": (s.has_ff_bias, s.ff_width, {"mlp.down": s.width}),
+    }
+    matrices, biases = {}, {}
+    for name, (has_bias, width_in, parts) in fused.items():
+        taken = [take(f"{at}{part}_proj.weight", out, width_in) for part, out in parts.items()]
+        matrices[name] = torch.cat(taken) if len(taken) > 1 else taken[0]
+        if has_bias:
+            biases[name] = torch.cat([take(f"{at}{part}_proj.bias", out) for part, out in parts.items()])
+    head_norm_HE = None
+    if s.has_head_norm:
+        parts = {"q": s.num_heads, "k": s.num_kv_heads}
+        norms = [take(f"{at}self_attn.{part}_norm.weight", s.head_width).expand(n, -1) for part, n in parts.items()]
+        head_norm_HE = torch.cat(norms)
+    return LayerWeights(
+        norm1_D=take(at + "input_layernorm.weight", s.width),
+        norm2_D=take(at + "post_attention_layernorm.weight", s.width),
+        biases=biases,
+        head_norm_HE=head_norm_HE,
+        **matrices,
     )
 
 

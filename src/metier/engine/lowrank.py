@@ -80,9 +80,14 @@ def _empty_pair(layer: dict[str, LowRank], names: tuple[str, ...], dtype: torch.
     )
 
 
-def forward(x: Tensor, weight: Tensor, pair: Pair | None, out: Tensor, h: Tensor | None) -> Tensor:
-    """X W' + (x A') B' into `out`; `h` receives x A'."""
-    torch.mm(x, weight.t(), out=out)
+def forward(
+    x: Tensor, weight: Tensor, pair: Pair | None, out: Tensor, h: Tensor | None, *, bias: Tensor | None = None
+) -> Tensor:
+    """X W' + bias + (x A') B' into `out`; `h` receives x A'."""
+    if bias is None:
+        torch.mm(x, weight.t(), out=out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
     if pair is not None and h is not None:
         out.addmm_(torch.mm(x, pair.a.t(), out=h), pair.b.t())
     return out

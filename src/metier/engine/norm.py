@@ -1,6 +1,6 @@
-"""RMS norm and its gradient, in fp32 whatever the products use.
+"""RMS norm over the last dimension and its gradient, in fp32 whatever the products use.
 
-Shapes: N tokens, D model width.
+Shapes: N tokens (or N tokens of H heads), D model (or head) width.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ __all__ = ["rms_norm", "rms_norm_backward"]
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float, buffers: Buffers, *, name: str, dtype: torch.dtype) -> Tensor:
     """X / rms(x) * weight in `dtype`, under `name`; the inverse rms stays under `name`.inv."""
-    inverse = buffers.take(f"{name}.inv", x_ND.shape[0], 1, dtype=torch.float32)
+    inverse = buffers.take(f"{name}.inv", *x_ND.shape[:-1], 1, dtype=torch.float32)
     torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True, out=inverse)
-    inverse.square_().div_(x_ND.shape[1]).add_(eps).rsqrt_()
+    inverse.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
     scaled = torch.mul(x_ND, inverse, out=buffers.take("norm", *x_ND.shape, dtype=torch.float32))
     return buffers.take(name, *x_ND.shape, dtype=dtype).copy_(scaled.mul_(weight_D.float()))
 
@@ -32,11 +32,11 @@ def rms_norm_backward(
     name: str,
 ) -> Tensor:
     """Add the gradient through the norm to `dx_ND`, in place; the norm's own weight is frozen."""
-    inverse = buffers.take(f"{name}.inv", x_ND.shape[0], 1, dtype=torch.float32)
+    inverse = buffers.take(f"{name}.inv", *x_ND.shape[:-1], 1, dtype=torch.float32)
     d = buffers.take("norm", *x_ND.shape, dtype=torch.float32).copy_(dnormed_ND)
     product = buffers.take("norm_product", *x_ND.shape, dtype=torch.float32)
     d.mul_(weight_D.float())
     pull = torch.mul(d, x_ND, out=product).sum(-1, keepdim=True)
-    pull.mul_(inverse.pow(3)).div_(x_ND.shape[1])
+    pull.mul_(inverse.pow(3)).div_(x_ND.shape[-1])
     dx_ND.addcmul_(d, inverse)
     return dx_ND.addcmul_(x_ND, pull, value=-1)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from metier.engine.rotary import RopeScaling
+
 __all__ = ["LINEAR_NAMES", "Adapter", "LayerWeights", "LlamaShape", "LlamaWeights", "LowRank"]
 
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -36,6 +38,13 @@ class LlamaShape:
     norm_eps: float
     tied_head: bool
     """Whether the output head is the embedding matrix."""
+    rope_scaling: RopeScaling | None = None
+    has_qkv_bias: bool = False
+    has_out_bias: bool = False
+    has_ff_bias: bool = False
+    """Of gate, up and down."""
+    has_head_norm: bool = False
+    """Whether every head's queries and keys are normed before they are rotated (Qwen3)."""
 
 
 @dataclass(slots=True)
@@ -52,6 +61,10 @@ class LayerWeights:
     """(2 F, D): gate rows, then up."""
     down: Tensor
     """(D, F)."""
+    biases: dict[str, Tensor] = field(default_factory=dict)
+    """By the names of the matrices; empty in most families."""
+    head_norm_HE: Tensor | None = None
+    """(H + K, E): the weight of each query head's norm, then of each key head's."""
 
 
 @dataclass(slots=True)

@@ -117,6 +117,7 @@ def peak_gib(
     adapter = masters * (4 * 4 + 4 * workers + 2 * p)
     tokens = max(min(MICRO_TOKENS, config.step_tokens // workers), longest_row)
     kept = p * (2 * d + 2 * q + 2 * kv + 2 * f + 7 * config.rank) + 8 * d + 8
+    kept += p * (q + kv) if shape.has_head_norm else 0  # queries and keys before their norm
     weights = 3 * shape.num_heads * min(longest_row, QUERY_BLOCK)
     passing = p * (4 * d + 3 * (q + 2 * kv) + 5 * f + 4 * q + weights) + 4 * (4 * d + 2 * (q + kv))
     # In bf16 the logits exist twice, and oneDNN holds a reordered copy of the head for each worker.
