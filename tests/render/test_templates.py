@@ -8,7 +8,7 @@ import pytest
 
 from metier.core.errors import DataError, ModelError
 from metier.core.rows import Message, Role, ToolCall
-from metier.render import RenderedRow, Renderer, check_invariants, show
+from metier.render import RenderedRow, Renderer, check_invariants, show, with_instruction
 from tests.render.builders import TOOL, row
 
 MakeModel = Callable[[str], Path]
@@ -19,11 +19,18 @@ PLAIN = TURNS.replace("CONTENT", "m.content") + OPEN
 TWO_TURNS = row(("user", "q"), ("assistant", "first"), ("user", "r"), ("assistant", "second"))
 
 
-def test_template_that_rewrites_earlier_turns_is_refused_for_several_turns(with_template: MakeModel) -> None:
+def test_replies_that_a_template_rewrites_later_are_trained_in_renderings_of_their_own(with_template: MakeModel) -> None:
     forgets = "m.content if loop.last or m.role == 'user' else 'x'"
     renderer = Renderer(with_template(TURNS.replace("CONTENT", forgets) + OPEN))
     assert renderer.train_row(row(("user", "q"), ("assistant", "a"))).num_trained == 2
-    with pytest.raises(ModelError, match=f"row {TWO_TURNS.row_id}: the chat template .* up to message 1 otherwise"):
+    first, second = (show(renderer, each) for each in renderer.train_rows(TWO_TURNS))
+    assert first == [("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", False), ("first<|im_end|>", True), ("\n", False)]
+    assert [text for text, trained in second if trained] == ["second<|im_end|>"]
+    assert second[0][0].count("x<|im_end|>") == 1, "the earlier reply as the model is shown it"
+    assert check_invariants(renderer, [TWO_TURNS]) == 1
+    result = renderer.render_rows([TWO_TURNS], max_row_tokens=999)
+    assert ([each.row_id for each in result.kept], result.num_read) == ([TWO_TURNS.row_id] * 2, 1)
+    with pytest.raises(DataError, match=f"row {TWO_TURNS.row_id}: the chat template .* need 2 renderings"):
         renderer.train_row(TWO_TURNS)
 
 
@@ -89,19 +96,32 @@ def test_template_that_ignores_tool_calls_is_refused_for_rows_with_calls(with_te
         renderer.train_row(row(("user", "q"), calls, ("tool", "x"), ("assistant", "a"), tools=[TOOL]))
 
 
-def test_template_that_ignores_the_system_message_is_refused_for_rows_with_one(with_template: MakeModel) -> None:
+@pytest.mark.parametrize("what", ["ignores", "refuses"])
+def test_system_message_a_template_does_not_take_opens_the_first_user_message(with_template: MakeModel, what: str) -> None:
     deaf = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
-    renderer = Renderer(with_template(deaf))
-    with pytest.raises(DataError, match=r"leaves out the text of message 0 \(system\)"):
-        renderer.train_row(row(("user", "q"), ("assistant", "a")), "Be kind.")
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('No system turn here') }}{% endif %}" + PLAIN
+    renderer = Renderer(with_template({"ignores": deaf, "refuses": strict}[what]))
+    example = row(("user", "q"), ("assistant", "a"))
+    rendered = renderer.train_row(example, "Be kind.")
+    assert show(renderer, rendered)[0] == ("<|im_start|>user\nBe kind.\n\nq<|im_end|>\n<|im_start|>assistant\n", False)
+    prompt = renderer.prompt_tokens(with_instruction(example.prompt, "Be kind."))
+    assert rendered.tokens[: len(prompt)] == prompt
+    assert check_invariants(renderer, [example], "Be kind.") == 1
+
+
+def test_system_message_that_can_stand_nowhere_is_refused_by_row(with_template: MakeModel) -> None:
+    deaf = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
+    late = row(("user", "q"), ("system", "Be kind."), ("user", "r"), ("assistant", "a"))
+    with pytest.raises(DataError, match=r"leaves out the text of message 1 \(system\)"):
+        Renderer(with_template(deaf)).train_row(late)
 
 
 def test_templates_own_refusal_names_the_row(with_template: MakeModel) -> None:
-    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('No system turn here') }}{% endif %}"
+    strict = "{% for m in messages if m.role == 'tool' %}{{ raise_exception('No tool turn here') }}{% endfor %}"
     renderer = Renderer(with_template(strict + PLAIN))
-    example = row(("user", "q"), ("assistant", "a"))
-    with pytest.raises(DataError, match=f"row {example.row_id}: the chat template refuses.*No system turn here"):
-        renderer.train_row(example, "Be kind.")
+    example = row(("user", "q"), ("tool", "t"), ("assistant", "a"))
+    with pytest.raises(DataError, match=f"row {example.row_id}: the chat template refuses.*No tool turn here"):
+        renderer.train_row(example)
 
 
 def test_missing_template_and_missing_tokenizer_are_named(with_template: MakeModel) -> None:
@@ -118,14 +138,14 @@ class TestSlowRoadCatches:
     """`check_invariants` must fail when the fast road is wrong: each test is a mutant."""
 
     def broken(self, tiny: Renderer, monkeypatch: pytest.MonkeyPatch, change: Callable[[RenderedRow], None]) -> None:
-        honest = Renderer.train_row
+        honest = Renderer.train_rows
 
         def mutant(self: Renderer, given, instruction=None):
-            rendered = honest(self, given, instruction)
+            (rendered,) = honest(self, given, instruction)
             change(rendered)
-            return rendered
+            return [rendered]
 
-        monkeypatch.setattr(Renderer, "train_row", mutant)
+        monkeypatch.setattr(Renderer, "train_rows", mutant)
         check_invariants(tiny, [TWO_TURNS])
 
     def test_untrained_end_of_turn(self, tiny: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,11 +114,12 @@ def canary_rows(renderer: Renderer, canary: Canary, instruction: str | None = No
     from metier.render import RenderedRow
 
     text, meta = canary.reply.content, Meta(source="canary", source_row=0)
+    prompt = [turn.model_copy(update={"train": False}) for turn in canary.prompt]  # one rendering: of the last reply
     replies = [text[: canary.start] + value + text[canary.end :] for value in (canary.value, *canary.references)]
     rows = []
     for reply in replies:
         message = canary.reply.model_copy(update={"content": reply, "train": None})
-        rows.append(make_row(b"canary", messages=(*canary.prompt, message), meta=meta))
+        rows.append(make_row(b"canary", messages=(*prompt, message), meta=meta))
     rendered = renderer.render_rows(rows, max_row_tokens=NO_LIMIT, instruction=instruction)
     if len(rendered.kept) < len(rows):
         return None

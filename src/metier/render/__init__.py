@@ -1,7 +1,8 @@
 """Messages to tokens and a mask of trained tokens, and back; what must hold is checked on every row."""
 
 from metier.render.invariants import check_invariants, show
-from metier.render.renderer import RenderedRow, RenderedRows, Renderer, with_instruction
+from metier.render.learned import with_instruction
+from metier.render.renderer import RenderedRow, RenderedRows, Renderer
 from metier.render.template import Conversation
 
 __all__ = [

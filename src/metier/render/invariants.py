@@ -1,17 +1,18 @@
 """The rendering invariants by a second, slower road, and a row as the model sees it.
 
-`Renderer` finds trained turns by prefixes of one batch; here every turn is rendered again through the
+`Renderer` finds trained turns by prefixes of text; here every turn is rendered again through the
 tokenizer's own `apply_chat_template` and read token by token. Disagreement stops the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from metier.core.errors import ModelError
-from metier.core.rows import Role, Row
-from metier.render.renderer import RenderedRow, Renderer, trained_turns, training_messages, with_instruction
+from metier.core.rows import Message, Role, Row
+from metier.render.learned import trained_turns, training_messages, with_instruction
+from metier.render.renderer import RenderedRow, Renderer, says_the_same
 from metier.render.template import Conversation, template_message
 
 __all__ = ["check_invariants", "show"]
@@ -29,41 +30,63 @@ def check_invariants(renderer: Renderer, rows: Iterable[Row], instruction: str |
     """
     num_checked = 0
     for row in rows:
-        rendered = renderer.train_row(row, instruction)
-        messages = with_instruction(training_messages(row), instruction)
+        rendered = renderer.train_rows(row, instruction)
+        messages = renderer.fitted(with_instruction(training_messages(row), instruction))
         if not renderer.template.holds_control_words(Conversation(messages, row.tools)):
-            _check_row(renderer, row, rendered, instruction)
+            _check_row(renderer, row, rendered, messages)
         num_checked += 1
     return num_checked
 
 
-def _check_row(renderer: Renderer, row: Row, rendered: RenderedRow, instruction: str | None) -> None:
-    messages = with_instruction(training_messages(row), instruction)
+def _check_row(renderer: Renderer, row: Row, rendered: list[RenderedRow], messages: Sequence[Message]) -> None:
+    """Every reply must be trained once, in a rendering whose tokens before it are its prompt."""
+    turns = trained_turns(row.row_id, messages)
+    expected: list[RenderedRow] = []
+    part = messages
+    while turns:
+        expected.append(_slow_rendering(renderer, row, part, turns))
+        if turns and len(part) == turns[-1] + 1:
+            raise _broken(row, f"what stands before message {turns[-1]} is not its generation prompt")
+        part = messages[: turns[-1] + 1] if turns else ()
+    wanted = [each for each in reversed(expected) if each.num_trained]
+    if [each.tokens for each in wanted] != [each.tokens for each in rendered]:
+        raise _broken(row, "its tokens are not the template's own")
+    if [each.weight for each in wanted] != [each.weight for each in rendered]:
+        raise _broken(row, "its mask does not cover exactly the trained replies and their end-of-turn tokens")
+    if not rendered or any(not each.num_trained or each.weight[0] for each in rendered):
+        raise _broken(row, "it has no trained token, or its first token is trained")
+
+
+def _slow_rendering(renderer: Renderer, row: Row, messages: Sequence[Message], turns: list[int]) -> RenderedRow:
+    """The conversation by the tokenizer's own call; the turns that stand in it as prompted leave `turns`."""
     plain = [template_message(message) for message in messages]
     tools = [dict(tool) for tool in row.tools] or None
-    call = renderer.template.tokenizer.apply_chat_template
-    own = call(plain, tools=tools, tokenize=True, return_dict=False)
-    if own != rendered.tokens:
-        raise _broken(row, "its tokens are not the template's own")
-    expected = [0.0] * len(own)
-    for turn in trained_turns(row.row_id, messages):
-        prompt = call(plain[:turn], tools=tools, tokenize=True, return_dict=False, add_generation_prompt=True)
-        if own[: len(prompt)] != prompt:
-            raise _broken(row, f"what stands before message {turn} is not its generation prompt")
+
+    def call(end: int, *, opened: bool = False) -> list[int]:
+        options = {"tools": tools, "tokenize": True, "return_dict": False, "add_generation_prompt": opened}
+        tokens: list[int] = renderer.template.tokenizer.apply_chat_template(
+            plain[:end], **options, **renderer.template.switches
+        )
+        return tokens
+
+    own = call(len(plain))
+    weight = [0.0] * len(own)
+    for turn in list(turns):
+        prompt, up_to = call(turn, opened=True), call(turn + 1)
+        if own[: len(up_to)] != up_to or up_to[: len(prompt)] != prompt:
+            continue
         continues = messages[turn - 1].role is Role.ASSISTANT  # a second reply in a row is never prompted for
         if not continues and prompt != renderer.prompt_tokens(messages[:turn], row.tools):
             raise _broken(row, f"the prompt of message {turn} differs from the one used when sampling")
-        size = next((i for i, token in enumerate(own[len(prompt) :]) if token in renderer.stop_ids), None)
-        if size is None:
-            raise _broken(row, f"message {turn} has no end-of-turn token")
+        size = next((i for i, token in enumerate(own[len(prompt) :]) if token in renderer.stop_ids), len(own))
         reply = own[len(prompt) : len(prompt) + size + 1]
-        expected[len(prompt) : len(prompt) + len(reply)] = [1.0] * len(reply)
-        if not messages[turn].tool_calls and renderer.parse(reply).strip() != messages[turn].content.strip():
+        if len(prompt) + size >= len(up_to):
+            raise _broken(row, f"message {turn} has no end-of-turn token")
+        weight[len(prompt) : len(prompt) + len(reply)] = [1.0] * len(reply)
+        if not messages[turn].tool_calls and not says_the_same(renderer.parse(reply), messages[turn].content):
             raise _broken(row, f"message {turn} does not read back as itself")
-    if expected != rendered.weight:
-        raise _broken(row, "its mask does not cover exactly the trained replies and their end-of-turn tokens")
-    if not sum(expected) or rendered.weight[0]:
-        raise _broken(row, "it has no trained token, or its first token is trained")
+        turns.remove(turn)
+    return RenderedRow(row.row_id, own, weight)
 
 
 def _broken(row: Row, what: str) -> ModelError:

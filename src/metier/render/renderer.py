@@ -7,26 +7,34 @@ r"""Rows to tokens and back: what a model is prompted with, which tokens are tra
      ("It left on Monday.<|im_end|>", True), ("\n", False)]
 
 Trained are the content and the end-of-turn token of assistant turns (those not marked `train=false`);
-nothing else ever is. Rows that are too long are dropped and counted, never cut. Every row is checked
+nothing else ever is. Where a template writes earlier turns otherwise once later ones follow (Qwen3 drops
+their reasoning), a row is rendered once for each stretch of replies that stands as it is prompted, so that
+what is trained is always what is prompted. Rows that are too long are dropped and counted, never cut. Every row is checked
 as it is rendered; `metier.render.invariants` checks the same by a second, slower road.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from metier.core.errors import DataError, ModelError
 from metier.core.hashing import file_sha256, sha256_hex, value_hash
-from metier.core.rows import Message, Role, Row, TargetKind
-from metier.render.template import ChatTemplate, Conversation, Tools
+from metier.core.rows import Message, Role, Row
+from metier.render.fitting import Fit, probe_fit
+from metier.render.learned import RowProblem, trained_turns, training_messages, with_instruction
+from metier.render.template import ChatTemplate, Conversation, Tools, unmarked
 from metier.render.turns import Turns, probe_turns
 
-__all__ = ["RenderedRow", "RenderedRows", "Renderer", "training_messages", "trained_turns", "with_instruction"]
+__all__ = ["RenderedRow", "RenderedRows", "Renderer", "says_the_same"]
 
 log = logging.getLogger(__name__)
+
+_THINK_TAG = re.compile(r"\s*(</?think>)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class RenderedRow:
     row_id: str
     """The row's id."""
     tokens: list[int]
-    """The template's own tokens of the whole conversation."""
+    """The template's own tokens of the conversation."""
     weight: list[float]
     """1.0 where the token is trained, that is predicted from the tokens before it; weight[0] is 0."""
 
@@ -51,36 +59,30 @@ class RenderedRows:
     """The rows that can be trained on, and why the others cannot."""
 
     kept: list[RenderedRow]
-    """In the order of the input."""
+    """In the order of the input; a row stands several times where its replies need a rendering each."""
     dropped: dict[str, str]
     """Reason code by row id: too_many_tokens, no_trained_tokens, reply_unreadable, template_refuses."""
     sentences: dict[str, str]
     """The reason in words, by row id."""
     num_read: int
-    """Rows given; kept + dropped, where a row id given twice counts twice."""
-
-
-class _RowProblem(DataError):
-    """A row that cannot be trained on, with its reason code; caught by `render_rows`."""
-
-    code = "reply_unreadable"
-
-    def __init__(self, sentence: str, code: str = "reply_unreadable") -> None:
-        super().__init__(sentence)
-        self.code = code
+    """Rows given; rows kept + dropped, where a row id given twice counts twice."""
 
 
 class Renderer:
     """Renders conversations with the template of one model folder."""
 
-    def __init__(self, model_dir: Path) -> None:
-        """Read the tokenizer and template, and learn from a probe how a reply ends.
+    def __init__(self, model_dir: Path, *, thinking: bool = False) -> None:
+        """Read the tokenizer and template, and learn from probes how a reply ends and what messages may be.
+
+        With `thinking`, replies carry their reasoning in front, in `<think>` tags, and prompts leave room for it;
+        without, a template that reasons is told not to.
 
         Raises:
             ModelError: there is no template, or replies cannot be told from prompts in what it writes.
         """
         self.model_dir = model_dir
-        self.template = ChatTemplate(model_dir)
+        self.template = ChatTemplate(model_dir, thinking=thinking)
+        self._fit: Fit = probe_fit(self.template)
         self._turns: Turns = probe_turns(self.template, model_dir)
 
     @property
@@ -107,6 +109,10 @@ class Renderer:
         """The messages with the instruction as system message in front; see `with_instruction`."""
         return with_instruction(messages, instruction)
 
+    def fitted(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """The messages in the form this template takes them; see `metier.render.fitting`."""
+        return self._fit.messages(messages)
+
     def prompt_tokens(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
         """Tokens a model continues with its reply: the conversation, and an opened assistant turn.
 
@@ -122,7 +128,7 @@ class Renderer:
             if not prompt.messages or prompt.messages[-1].role is Role.ASSISTANT:
                 found = "no messages" if not prompt.messages else "an assistant message last"
                 raise DataError(f"prompt {index} has {found}; expected a user, tool or system message last.")
-            opened = prompt._replace(open_reply=True)
+            opened = prompt._replace(messages=self.fitted(prompt.messages), open_reply=True)
             texts.append(self.template.text(opened))
             self._turns.require_shown(self.template, opened, texts[-1])
         return self.template.encode(texts)
@@ -133,11 +139,25 @@ class Renderer:
         return self.template.decode(tokens[:end])
 
     def train_row(self, row: Row, instruction: str | None = None) -> RenderedRow:
-        """The row's tokens and which of them are trained.
+        """The row's tokens and which of them are trained, where one rendering trains all its replies.
+
+        Raises:
+            DataError: the row has no reply, its reply does not survive the template and back, or its replies need
+                several renderings (`train_rows`).
+        """
+        rendered = self.train_rows(row, instruction)
+        if len(rendered) > 1:
+            raise DataError(
+                f"row {row.row_id}: the chat template of {self.model_dir.name} writes earlier turns otherwise once "
+                f"later turns follow, so its replies need {len(rendered)} renderings; take train_rows."
+            )
+        return rendered[0]
+
+    def train_rows(self, row: Row, instruction: str | None = None) -> list[RenderedRow]:
+        """The row as often as its replies need: once, or where the template rewrites earlier turns once a stretch.
 
         Raises:
             DataError: the row has no reply, or its reply does not survive the template and back.
-            ModelError: the template rewrites earlier turns when a turn is added.
         """
         rendered = self._render([row], instruction)[0]
         if isinstance(rendered, DataError):
@@ -148,19 +168,19 @@ class Renderer:
         """Render all rows as one batch; those that cannot be trained on are dropped with a reason.
 
         Raises:
-            ModelError: the template rewrites earlier turns when a turn is added.
+            ModelError: the template writes the start of text twice, or does not end a reply.
         """
         kept: list[RenderedRow] = []
-        problems: dict[str, _RowProblem] = {}
+        problems: dict[str, RowProblem] = {}
         for row, rendered in zip(rows, self._render(rows, instruction), strict=True):
-            if isinstance(rendered, _RowProblem):
+            if isinstance(rendered, RowProblem):
                 problems[row.row_id] = rendered
-            elif len(rendered.tokens) > max_row_tokens:
-                found = f"row {row.row_id}: {len(rendered.tokens)} tokens"
+            elif (longest := max(len(each.tokens) for each in rendered)) > max_row_tokens:
+                found = f"row {row.row_id}: {longest} tokens"
                 sentence = f"{found}, more than tune.max_row_tokens = {max_row_tokens}."
-                problems[row.row_id] = _RowProblem(sentence, "too_many_tokens")
+                problems[row.row_id] = RowProblem(sentence, "too_many_tokens")
             else:
-                kept.append(rendered)
+                kept += rendered
         if problems:
             first = " ".join(str(problem) for problem in list(problems.values())[:5])
             log.info("%d of %d rows cannot be trained on; the first: %s", len(problems), len(rows), first)
@@ -171,160 +191,138 @@ class Renderer:
             num_read=len(rows),
         )
 
-    def _render(self, rows: Sequence[Row], instruction: str | None) -> list[RenderedRow | _RowProblem]:
+    def _render(self, rows: Sequence[Row], instruction: str | None) -> list[list[RenderedRow] | RowProblem]:
         """Every row rendered and checked, or what is wrong with it."""
-        plans: list[_Plan | _RowProblem] = []
+        plans: list[list[_Plan] | RowProblem] = []
         for row in rows:
             try:
-                plans.append(self._plan(row, instruction))
-            except _RowProblem as problem:
+                plans.append(self._plans(row, instruction))
+            except RowProblem as problem:
                 plans.append(problem)
             except DataError as err:
-                plans.append(_RowProblem(f"row {row.row_id}: {err}", "template_refuses"))
-        good = [plan for plan in plans if isinstance(plan, _Plan)]
+                plans.append(RowProblem(f"row {row.row_id}: {err}", "template_refuses"))
         # One batch for all texts: the tokenizer's own threads share the work.
-        texts = [text for plan in good for text in (plan.text, *plan.prompt_texts)]
+        texts = [text for each in plans if isinstance(each, list) for plan in each for text in plan.texts]
         try:
-            encoded = iter(self.template.encode(texts))
-        except DataError:  # one text in the batch: render row by row, so that only that row is lost
-            return [self._mask_alone(plan) for plan in plans]
-        return [
-            plan if isinstance(plan, _RowProblem) else self._mask(plan, [next(encoded) for _ in plan.texts])
-            for plan in plans
-        ]
+            encoded: Iterator[list[int]] | None = iter(self.template.encode(texts))
+        except DataError:  # one text in the batch: encode row by row, so that only that row is lost
+            encoded = None
+        return [each if isinstance(each, RowProblem) else self._masks(each, encoded) for each in plans]
 
-    def _mask_alone(self, plan: _Plan | _RowProblem) -> RenderedRow | _RowProblem:
-        if isinstance(plan, _RowProblem):
-            return plan
+    def _masks(self, plans: list[_Plan], encoded: Iterator[list[int]] | None) -> list[RenderedRow] | RowProblem:
+        """The renderings of one row; its texts are the next of `encoded`, or are encoded now."""
+        taken = [list(islice(encoded, len(plan.texts))) for plan in plans] if encoded is not None else []
         try:
-            return self._mask(plan, self.template.encode(plan.texts))
+            taken = taken or [self.template.encode(plan.texts) for plan in plans]
+            return [self._mask(plan, ids) for plan, ids in zip(plans, taken, strict=True)]
+        except RowProblem as problem:
+            return problem
         except DataError as err:
-            return _RowProblem(f"row {plan.row_id}: {err}", "template_refuses")
+            return RowProblem(f"row {plans[0].row_id}: {err}", "template_refuses")
 
-    def _plan(self, row: Row, instruction: str | None) -> _Plan:
-        """The texts to tokenise: the whole conversation, and the prompt of every trained turn."""
-        messages = with_instruction(training_messages(row), instruction)
+    def _plans(self, row: Row, instruction: str | None) -> list[_Plan]:
+        """The conversation, and where replies do not stand in it, also the conversations that end with them."""
+        messages = self.fitted(with_instruction(training_messages(row), instruction))
+        left = trained_turns(row.row_id, messages)
+        plans: list[_Plan] = []
+        while left or not plans:
+            part = messages[: left[-1] + 1] if plans else messages
+            plan, rest = self._plan(row, part, left)
+            if rest and rest[-1] + 1 == len(part):
+                raise RowProblem(
+                    f"row {row.row_id}: the chat template of {self.model_dir.name} writes the reply of message "
+                    f"{rest[-1]} otherwise than it opens one, so what is trained would not be what is prompted. A reply "
+                    "with reasoning (<think>) needs a renderer with thinking, and one without needs one without."
+                )
+            plans.append(plan)
+            left = rest
+        return [plan for plan in reversed(plans) if plan.replies or len(plans) == 1]
+
+    def _plan(self, row: Row, messages: Sequence[Message], turns: list[int]) -> tuple[_Plan, list[int]]:
+        """The texts to tokenise, the conversation and the prompt of each reply that stands in it; the other turns."""
         whole = Conversation(messages, row.tools)
         text = self.template.text(whole)
         self._turns.require_shown(self.template, whole, text)
-        turns = trained_turns(row.row_id, messages)
-        prompt_texts = [self.template.text(Conversation(messages[:turn], row.tools, True)) for turn in turns]
-        for turn, prompt_text in zip(turns, prompt_texts, strict=True):
+        replies, rest = [], []
+        for turn in turns:
+            prompt = self.template.text(Conversation(messages[:turn], row.tools, True))
             so_far = messages[: turn + 1]
-            stands = len(so_far) == len(messages) or text.startswith(
-                self.template.text(Conversation(so_far, row.tools))
-            )
-            if not stands or not text.startswith(prompt_text):
-                raise ModelError(
-                    f"row {row.row_id}: the chat template of {self.model_dir.name} writes the turns up to message "
-                    f"{turn} otherwise once later turns follow, so what is trained would not be what is prompted. "
-                    "Train on the last turn only (one row a reply), or use a base model whose template does not."
-                )
-        return _Plan(row.row_id, text, prompt_texts, [messages[turn] for turn in turns])
+            up_to = text if len(so_far) == len(messages) else self.template.text(Conversation(so_far, row.tools))
+            if text.startswith(up_to) and up_to.startswith(prompt):
+                replies.append(_Reply(messages[turn], prompt, up_to[len(prompt) :]))
+            else:
+                rest.append(turn)
+        return _Plan(row.row_id, text, replies), rest
 
-    def _mask(self, plan: _Plan, encoded: list[list[int]]) -> RenderedRow | _RowProblem:
+    def _mask(self, plan: _Plan, encoded: list[list[int]]) -> RenderedRow:
         """Find every trained turn in the tokens and check that it reads back as the message."""
         tokens, prompts = encoded[0], encoded[1:]
         where = f"row {plan.row_id}"
         self._turns.require_one_start(tokens, where=where)
         weight = [0.0] * len(tokens)
-        for message, prompt in zip(plan.replies, prompts, strict=True):
-            start = len(prompt)
+        for reply, prompt in zip(plan.replies, prompts, strict=True):
+            start, said = len(prompt), reply.message.content[:40]
             if tokens[:start] != prompt:
-                return _RowProblem(
-                    f"{where}: the reply {message.content[:40]!r} merges with the prompt into other tokens than the "
+                raise RowProblem(
+                    f"{where}: the reply {said!r} merges with the prompt into other tokens than the "
                     "model is prompted with; remove the white space at its start."
                 )
-            end = next((i for i in range(start, len(tokens)) if tokens[i] == self._turns.end_id), None)
+            end = next((i for i in range(start, len(tokens)) if tokens[i] in self.stop_ids), None)
             if end is None:
                 raise ModelError(f"{where}: the template did not end the reply with {self.end_of_turn!r}.")
             read = self.parse(tokens[start : end + 1])
-            if not _reads_back(message, read):
-                return _RowProblem(
-                    f"{where}: the reply {message.content[:40]!r} reads back as {read[:40]!r} after the chat template "
+            if not _reads_back(reply, read):
+                raise RowProblem(
+                    f"{where}: the reply {said!r} reads back as {read[:40]!r} after the chat template "
                     "and tokenizer; the model would learn another text."
                 )
             weight[start : end + 1] = [1.0] * (end + 1 - start)
         rendered = RenderedRow(plan.row_id, tokens, weight)
         if rendered.num_trained == 0:
-            return _RowProblem(f"{where}: no assistant turn is trained; expected one.", "no_trained_tokens")
+            raise RowProblem(f"{where}: no assistant turn is trained; expected one.", "no_trained_tokens")
         return rendered
 
 
 @dataclass(frozen=True, slots=True)
+class _Reply:
+    """One trained reply and where it stands."""
+
+    message: Message
+    prompt_text: str
+    text: str
+    """What the template writes after the prompt, to the end of this turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
-    """One row between template and tokenizer."""
+    """One rendering of a row between template and tokenizer."""
 
     row_id: str
     text: str
-    prompt_texts: list[str]
-    replies: list[Message]
+    replies: list[_Reply]
 
     @property
     def texts(self) -> list[str]:
-        return [self.text, *self.prompt_texts]
+        return [self.text, *(reply.prompt_text for reply in self.replies)]
 
 
-def with_instruction(messages: Sequence[Message], instruction: str | None) -> tuple[Message, ...]:
-    """The messages with the instruction as system message in front; a standing one follows it in the same message."""
-    if not instruction:
-        return tuple(messages)
-    if messages and messages[0].role is Role.SYSTEM:
-        merged = messages[0].model_copy(update={"content": f"{instruction}\n\n{messages[0].content}"})
-        return (merged, *messages[1:])
-    return (Message(role=Role.SYSTEM, content=instruction), *messages)
-
-
-def training_messages(row: Row) -> tuple[Message, ...]:
-    """The conversation a row trains on: as it stands, or its prompt and gold where the gold lies in the target.
-
-    Raises:
-        DataError: the row has no reply to learn.
-    """
-    if row.target.kind is TargetKind.REPLY:
-        last = row.messages[-1] if row.messages else None
-        if last is None or last.role is not Role.ASSISTANT:
-            found = "no messages" if last is None else f"a last message of role {last.role.value}"
-            raise _RowProblem(
-                f"row {row.row_id}: {found}; expected an assistant message to learn.", "no_trained_tokens"
-            )
-        return row.messages
-    if not row.gold:
-        raise _RowProblem(
-            f"row {row.row_id}: its target of kind {row.target.kind.value} is empty; expected a text to learn.",
-            "no_trained_tokens",
+def _reads_back(reply: _Reply, read: str) -> bool:
+    """Whether the parsed reply says what the message says; templates may trim white space at ends and reasoning tags."""
+    message, read = reply.message, _trimmed(read)
+    if message.tool_calls:  # calls are written in the template's own words, beside the content, within this turn
+        written = _trimmed(unmarked(reply.text))
+        return (
+            _trimmed(message.content) in read
+            and all(call.name in read for call in message.tool_calls)
+            and read in written
         )
-    return (*row.prompt, Message(role=Role.ASSISTANT, content=row.gold))
+    return says_the_same(read, message.content)
 
 
-def trained_turns(row_id: str, messages: Sequence[Message]) -> list[int]:
-    """Places of the assistant messages that are trained: all but those marked `train=false`.
-
-    An assistant message before any user or tool message answers nothing; it is trained only when
-    asked for, and then refused.
-
-    Raises:
-        DataError: such a message is marked `train=true`.
-    """
-    turns = []
-    asked = False
-    for place, message in enumerate(messages):
-        asked = asked or message.role in (Role.USER, Role.TOOL)
-        if message.role is not Role.ASSISTANT or message.train is False:
-            continue
-        if not asked:
-            if message.train:
-                raise _RowProblem(
-                    f"row {row_id}: message {place} is marked train=true but answers nothing; expected a user message "
-                    "before it."
-                )
-            continue
-        turns.append(place)
-    return turns
+def says_the_same(read: str, written: str) -> bool:
+    """Whether two texts differ at most in white space at their ends and at reasoning tags."""
+    return _trimmed(read) == _trimmed(written)
 
 
-def _reads_back(message: Message, read: str) -> bool:
-    """Whether the parsed reply says what the message says; templates may trim white space at its ends."""
-    if message.tool_calls:  # calls are written in the template's own words, beside the content
-        return message.content.strip() in read and all(call.name in read for call in message.tool_calls)
-    return read in (message.content, message.content.strip()) or read.strip() == message.content.strip()
+def _trimmed(text: str) -> str:
+    return _THINK_TAG.sub(r"\1", text).strip()

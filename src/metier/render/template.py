@@ -21,10 +21,13 @@ from typing import Any, NamedTuple
 from metier.core.errors import DataError, ModelError
 from metier.core.rows import Message
 
-__all__ = ["ChatTemplate", "Conversation", "template_message"]
+__all__ = ["ChatTemplate", "Conversation", "template_message", "unmarked"]
 
 # A noncharacter of Unicode: never assigned, never in exchanged text.
 _MARK = "\ufdd0"
+
+TEMPLATE_DATE = "26 Jul 2024"
+"""The day Llama 3.1 writes by default; its successors write today's, and tokens would change over night."""
 
 _NOT_KEPT = (
     "a message contains a control word of this model, and its tokenizer cannot keep it as text; remove the word "
@@ -46,12 +49,14 @@ class Conversation(NamedTuple):
 class ChatTemplate:
     """A tokenizer with its chat template, read from a model folder; runs no code of the model."""
 
-    def __init__(self, model_dir: Path) -> None:
+    def __init__(self, model_dir: Path, *, thinking: bool = False) -> None:
         """Read the tokenizer and template.
 
         Raises:
             ModelError: the folder holds no fast tokenizer or no chat template.
         """
+        self.switches: dict[str, Any] = {"enable_thinking": thinking, "date_string": TEMPLATE_DATE}
+        """What every call of the template is given beside messages and tools; templates take what they know."""
         self.tokenizer: Any = _load_tokenizer(model_dir)  # Any: transformers' auto classes are untyped
         backend = self.tokenizer.backend_tokenizer
         added = backend.get_added_tokens_decoder()
@@ -80,7 +85,11 @@ class ChatTemplate:
             messages, tools = self._marked(messages), self._marked(tools)
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tools=tools, tokenize=False, add_generation_prompt=conversation.open_reply
+                messages,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=conversation.open_reply,
+                **self.switches,
             )
         except TemplateError as err:
             raise DataError(f"the chat template refuses the conversation: {err}") from err
@@ -152,7 +161,7 @@ class ChatTemplate:
 
     def shows(self, text: str, content: str) -> bool:
         """Whether a rendered text holds a message's content, white space at its ends aside."""
-        return content.strip() in (text.replace(_MARK, "") if _MARK in text else text)
+        return content.strip() in unmarked(text)
 
     def _holds_control(self, value: Any) -> bool:  # Any: nested JSON
         if isinstance(value, str):
@@ -174,6 +183,11 @@ class ChatTemplate:
         if isinstance(value, (list, tuple)):
             return [self._marked(item) for item in value]
         return value
+
+
+def unmarked(text: str) -> str:
+    """A rendered text without the marks inside control words of messages."""
+    return text.replace(_MARK, "") if _MARK in text else text
 
 
 def _load_tokenizer(model_dir: Path) -> Any:  # Any: transformers' auto classes are untyped

@@ -20,6 +20,7 @@ __all__ = ["Turns", "probe_turns"]
 
 _USER = Message(role=Role.USER, content="probe question")
 _REPLY = Message(role=Role.ASSISTANT, content="probe reply")
+_THOUGHT = Message(role=Role.ASSISTANT, content="<think>\nprobe thought\n</think>\n\nprobe reply")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,13 +87,15 @@ def probe_turns(template: ChatTemplate, model_dir: Path) -> Turns:
     """
     name = model_dir.name
     prompt = template.text(Conversation([_USER], (), True))
-    whole = template.text(Conversation([_USER, _REPLY]))
+    reply = _THOUGHT if template.switches["enable_thinking"] else _REPLY
+    whole = template.text(Conversation([_USER, reply]))
     if not whole.startswith(prompt):
         raise ModelError(
             f"{name}: its chat template writes a reply otherwise than it opens one, so trained tokens would not "
-            "follow the prompt. Templates that insert reasoning are of this kind: use the plain instruct model."
+            "follow the prompt. Templates that always open with reasoning are of this kind: use the plain instruct "
+            "model."
         )
-    head, _, tail = whole[len(prompt) :].partition(_REPLY.content)
+    head, _, tail = whole[len(prompt) :].partition(reply.content)
     tail_ids = template.encode([tail])[0] if tail else []
     end_id = next((token for token in tail_ids if token in template.control_ids), None)
     if head.strip() or end_id is None or template.decode(tail_ids[: tail_ids.index(end_id)]).strip():

@@ -81,13 +81,13 @@ def show_row(project_dir: Path, config: ProjectConfig, wanted: str) -> ShownRow:
             )
         part, row = found[0]
         tuned = next(arm for arm in config.arm if arm.kind == "tuned")
-        rendered = session.renderer.train_row(row, instruction_text(tuned, session.wordings))
+        renderings = session.renderer.train_rows(row, instruction_text(tuned, session.wordings))
         return ShownRow(
             row_id=row.row_id,
             part=part,
-            segments=tuple(show(session.renderer, rendered)),
-            num_tokens=len(rendered.tokens),
-            num_trained=rendered.num_trained,
+            segments=tuple(segment for rendered in renderings for segment in show(session.renderer, rendered)),
+            num_tokens=sum(len(rendered.tokens) for rendered in renderings),
+            num_trained=sum(rendered.num_trained for rendered in renderings),
             source=f"{row.meta.source}:{row.meta.source_row}",
         )
 

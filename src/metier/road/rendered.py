@@ -52,13 +52,13 @@ def render_parts(session: Session, parts: Parts) -> Rendered:
     dev = session.renderer.render_rows(parts.dev, max_row_tokens=limit, instruction=instruction)
     place = {row.row_id: f"{row.meta.source}:{row.meta.source_row}" for row in [*parts.train, *parts.dev]}
     told = [f"{place[row_id]}: {text}" for row_id, text in {**train.sentences, **dev.sentences}.items()]
-    if len(train.kept) < MIN_TRAIN_ROWS or not dev.kept:
+    kept = {row.row_id for row in train.kept}
+    if len(kept) < MIN_TRAIN_ROWS or not dev.kept:
         raise DataError(
-            f"{len(train.kept)} train and {len(dev.kept)} dev rows can be trained on; expected at least "
+            f"{len(kept)} train and {len({row.row_id for row in dev.kept})} dev rows can be trained on; expected at least "
             f"{MIN_TRAIN_ROWS} and 1. Raise [tune] max_row_tokens, or shorten the rows ([clean] max_reply_words). "
             "The first:" + "".join(f"\n  {sentence}" for sentence in told[:5])
         )
-    kept = {row.row_id for row in train.kept}
     check_invariants(session.renderer, [row for row in parts.train if row.row_id in kept][:64], instruction)
     dropped = {**train.dropped, **dev.dropped}
     if dropped:

@@ -187,7 +187,7 @@ class Tuning:
             seed=seed,
         )
         record = register_model(session.ledger, identity)
-        fraction = len(self.facts["row_ids"]) / max(1, len(parts.train))
+        fraction = len(set(self.facts["row_ids"])) / max(1, len(parts.train))
         record_training(
             session.ledger, record.model_id, dataset_version=parts.dataset_version, fraction=fraction, seed=seed
         )
