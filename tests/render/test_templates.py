@@ -19,12 +19,18 @@ PLAIN = TURNS.replace("CONTENT", "m.content") + OPEN
 TWO_TURNS = row(("user", "q"), ("assistant", "first"), ("user", "r"), ("assistant", "second"))
 
 
-def test_replies_that_a_template_rewrites_later_are_trained_in_renderings_of_their_own(with_template: MakeModel) -> None:
+def test_replies_that_a_template_rewrites_later_are_trained_in_renderings_of_their_own(
+    with_template: MakeModel,
+) -> None:
     forgets = "m.content if loop.last or m.role == 'user' else 'x'"
     renderer = Renderer(with_template(TURNS.replace("CONTENT", forgets) + OPEN))
     assert renderer.train_row(row(("user", "q"), ("assistant", "a"))).num_trained == 2
     first, second = (show(renderer, each) for each in renderer.train_rows(TWO_TURNS))
-    assert first == [("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", False), ("first<|im_end|>", True), ("\n", False)]
+    assert first == [
+        ("<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n", False),
+        ("first<|im_end|>", True),
+        ("\n", False),
+    ]
     assert [text for text, trained in second if trained] == ["second<|im_end|>"]
     assert second[0][0].count("x<|im_end|>") == 1, "the earlier reply as the model is shown it"
     assert check_invariants(renderer, [TWO_TURNS]) == 1
@@ -97,7 +103,9 @@ def test_template_that_ignores_tool_calls_is_refused_for_rows_with_calls(with_te
 
 
 @pytest.mark.parametrize("what", ["ignores", "refuses"])
-def test_system_message_a_template_does_not_take_opens_the_first_user_message(with_template: MakeModel, what: str) -> None:
+def test_system_message_a_template_does_not_take_opens_the_first_user_message(
+    with_template: MakeModel, what: str
+) -> None:
     deaf = PLAIN.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
     strict = "{% if messages[0].role == 'system' %}{{ raise_exception('No system turn here') }}{% endif %}" + PLAIN
     renderer = Renderer(with_template({"ignores": deaf, "refuses": strict}[what]))

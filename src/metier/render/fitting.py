@@ -1,8 +1,8 @@
-"""Messages in the form a chat template takes them, learnt from probes: no system turn, call ids of nine letters.
+r"""Messages in the form a chat template takes them, learnt from probes: no system turn, call ids of nine letters.
 
     >>> fit = probe_fit(template)  # doctest: +SKIP
     >>> fit.messages([system, user])  # doctest: +SKIP
-    (Message(role=user, content="Be kind.\\n\\nWhere is 4411?"),)
+    (Message(role=user, content="Be kind.\n\nWhere is 4411?"),)
 
 Gemma refuses a system message, and Mistral's third format moves it from turn to turn; both are given it
 as the beginning of the first user message instead, when prompting and when training alike. Nothing else

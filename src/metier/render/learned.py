@@ -40,9 +40,7 @@ def training_messages(row: Row) -> tuple[Message, ...]:
         last = row.messages[-1] if row.messages else None
         if last is None or last.role is not Role.ASSISTANT:
             found = "no messages" if last is None else f"a last message of role {last.role.value}"
-            raise RowProblem(
-                f"row {row.row_id}: {found}; expected an assistant message to learn.", "no_trained_tokens"
-            )
+            raise RowProblem(f"row {row.row_id}: {found}; expected an assistant message to learn.", "no_trained_tokens")
         return row.messages
     if not row.gold:
         raise RowProblem(

@@ -8,9 +8,9 @@ r"""Rows to tokens and back: what a model is prompted with, which tokens are tra
 
 Trained are the content and the end-of-turn token of assistant turns (those not marked `train=false`);
 nothing else ever is. Where a template writes earlier turns otherwise once later ones follow (Qwen3 drops
-their reasoning), a row is rendered once for each stretch of replies that stands as it is prompted, so that
-what is trained is always what is prompted. Rows that are too long are dropped and counted, never cut. Every row is checked
-as it is rendered; `metier.render.invariants` checks the same by a second, slower road.
+their reasoning), a row is rendered once for each stretch of replies that stand as they are prompted.
+Rows that are too long are dropped and counted, never cut. Every row is checked as it is rendered;
+`metier.render.invariants` checks the same by a second, slower road.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class Renderer:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the tokenizer and template in use: training and scoring must name the same one."""
-        return value_hash([self.template.tokenizer.chat_template, file_sha256(self.model_dir / "tokenizer.json")])
+        written = [self.template.tokenizer.chat_template, file_sha256(self.model_dir / "tokenizer.json")]
+        return value_hash([*written, self.template.switches])
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -231,8 +232,8 @@ class Renderer:
             if rest and rest[-1] + 1 == len(part):
                 raise RowProblem(
                     f"row {row.row_id}: the chat template of {self.model_dir.name} writes the reply of message "
-                    f"{rest[-1]} otherwise than it opens one, so what is trained would not be what is prompted. A reply "
-                    "with reasoning (<think>) needs a renderer with thinking, and one without needs one without."
+                    f"{rest[-1]} otherwise than it opens one, so what is trained would not be what is prompted. A "
+                    "reply with reasoning (<think>) needs a renderer with thinking, and one without needs one without."
                 )
             plans.append(plan)
             left = rest
@@ -307,7 +308,7 @@ class _Plan:
 
 
 def _reads_back(reply: _Reply, read: str) -> bool:
-    """Whether the parsed reply says what the message says; templates may trim white space at ends and reasoning tags."""
+    """Whether the parsed reply says what the message says; templates may trim white space at ends and around tags."""
     message, read = reply.message, _trimmed(read)
     if message.tool_calls:  # calls are written in the template's own words, beside the content, within this turn
         written = _trimmed(unmarked(reply.text))

@@ -47,7 +47,10 @@ class Conversation(NamedTuple):
 
 
 class ChatTemplate:
-    """A tokenizer with its chat template, read from a model folder; runs no code of the model."""
+    """A tokenizer with its chat template, read from a model folder; runs no code of the model.
+
+    `switches` is what every call of the template is given beside messages and tools; it takes those it knows.
+    """
 
     def __init__(self, model_dir: Path, *, thinking: bool = False) -> None:
         """Read the tokenizer and template.
@@ -56,7 +59,6 @@ class ChatTemplate:
             ModelError: the folder holds no fast tokenizer or no chat template.
         """
         self.switches: dict[str, Any] = {"enable_thinking": thinking, "date_string": TEMPLATE_DATE}
-        """What every call of the template is given beside messages and tools; templates take what they know."""
         self.tokenizer: Any = _load_tokenizer(model_dir)  # Any: transformers' auto classes are untyped
         backend = self.tokenizer.backend_tokenizer
         added = backend.get_added_tokens_decoder()

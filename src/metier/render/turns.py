@@ -67,10 +67,18 @@ class Turns:
             if message.tool_calls:
                 silent = message.model_copy(update={"tool_calls": ()})
                 without = conversation._replace(messages=[*messages[:place], silent, *messages[place + 1 :]])
-                if text == template.text(without):
+                if _writes(template, without, text):
                     raise DataError(_IGNORED.format(what=f"tool calls of message {place}"))
-        if conversation.tools and text == template.text(conversation._replace(tools=())):
+        if conversation.tools and _writes(template, conversation._replace(tools=()), text):
             raise DataError(_IGNORED.format(what="tools"))
+
+
+def _writes(template: ChatTemplate, conversation: Conversation, text: str) -> bool:
+    """Whether the template makes this text of a conversation; one it refuses without its calls is not the same."""
+    try:
+        return template.text(conversation) == text
+    except DataError:
+        return False
 
 
 _IGNORED = (

@@ -172,7 +172,7 @@ def find_trained_values(rows: Sequence[Row], *, key: bytes | None, instruction: 
 def _hits(row: Row, key: bytes | None) -> Iterator[tuple[tuple[Message, ...], Hit]]:
     """Private data in the trained replies of a row, with the conversation up to it."""
     from metier.curate import find_private
-    from metier.render.renderer import trained_turns, training_messages
+    from metier.render.learned import trained_turns, training_messages
 
     try:
         messages = training_messages(row)

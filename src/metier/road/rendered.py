@@ -52,10 +52,10 @@ def render_parts(session: Session, parts: Parts) -> Rendered:
     dev = session.renderer.render_rows(parts.dev, max_row_tokens=limit, instruction=instruction)
     place = {row.row_id: f"{row.meta.source}:{row.meta.source_row}" for row in [*parts.train, *parts.dev]}
     told = [f"{place[row_id]}: {text}" for row_id, text in {**train.sentences, **dev.sentences}.items()]
-    kept = {row.row_id for row in train.kept}
-    if len(kept) < MIN_TRAIN_ROWS or not dev.kept:
+    kept, kept_dev = ({row.row_id for row in part.kept} for part in (train, dev))
+    if len(kept) < MIN_TRAIN_ROWS or not kept_dev:
         raise DataError(
-            f"{len(kept)} train and {len({row.row_id for row in dev.kept})} dev rows can be trained on; expected at least "
+            f"{len(kept)} train and {len(kept_dev)} dev rows can be trained on; expected at least "
             f"{MIN_TRAIN_ROWS} and 1. Raise [tune] max_row_tokens, or shorten the rows ([clean] max_reply_words). "
             "The first:" + "".join(f"\n  {sentence}" for sentence in told[:5])
         )
