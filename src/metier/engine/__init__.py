@@ -5,7 +5,8 @@ from metier.engine.decode import Decoder, Event, sample
 from metier.engine.families import read_shape
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.load import close, load
-from metier.engine.loop import Linear, StepStats, forward_backward, logprobs, optim_step
+from metier.engine.loop import StepStats, forward_backward, logprobs, optim_step
+from metier.engine.losses import Clipped, Custom, Linear, Loss, RowLogps
 from metier.engine.peft_files import export_adapter
 from metier.engine.sampling import Request, Sample, SamplingParams
 from metier.engine.state import drop_state, find_state, load_state, save_state
@@ -13,11 +14,15 @@ from metier.engine.state import drop_state, find_state, load_state, save_state
 __all__ = [
     "AdapterSpec",
     "Batch",
+    "Clipped",
+    "Custom",
     "Decoder",
     "Event",
     "Handle",
     "Linear",
+    "Loss",
     "Request",
+    "RowLogps",
     "Sample",
     "SamplingParams",
     "StepStats",

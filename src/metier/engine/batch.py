@@ -122,20 +122,25 @@ def plan_steps(lengths: Sequence[int], *, step_tokens: int, rng: np.random.Gener
     return [step for step in steps if step]
 
 
-def split_rows(lengths: Sequence[int], *, num_workers: int, micro_tokens: int) -> list[list[int]]:
+def split_rows(
+    lengths: Sequence[int], *, num_workers: int, micro_tokens: int, rows_together: int = 1
+) -> list[list[int]]:
     """Share the rows of one step among micro-batches of about equal cost, each at most about `micro_tokens`.
 
-    A multiple of `num_workers` micro-batches where there are rows enough; a pure function of the lengths.
+    A multiple of `num_workers` micro-batches where there are rows enough; a pure function of the lengths. Each
+    `rows_together` consecutive rows share one.
     """
-    cost = [n * (1 + n / ATTENTION_COST_TOKENS) for n in lengths]
+    groups = [range(first, first + rows_together) for first in range(0, len(lengths), rows_together)]
+    length = [sum(lengths[i] for i in group) for group in groups]
+    cost = [sum(lengths[i] * (1 + lengths[i] / ATTENTION_COST_TOKENS) for i in group) for group in groups]
     rounds = max(1, -(-sum(lengths) // (num_workers * micro_tokens)))
-    num_bins = min(len(lengths), num_workers * rounds)
+    num_bins = min(len(groups), num_workers * rounds)
     bins: list[list[int]] = [[] for _ in range(num_bins)]
     load = [0.0] * num_bins
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for g in sorted(range(len(groups)), key=lambda g: (-length[g], g)):
         lightest = min(range(num_bins), key=lambda b: (load[b], b))
-        bins[lightest].append(i)
-        load[lightest] += cost[i]
+        bins[lightest] += groups[g]
+        load[lightest] += cost[g]
     return bins
 
 

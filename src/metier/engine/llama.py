@@ -14,6 +14,8 @@ D model width, F feed-forward width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,9 @@ from metier.engine.norm import rms_norm, rms_norm_backward
 from metier.engine.weights import LlamaWeights
 
 __all__ = ["Stack"]
+
+WeightsOf = Callable[[Tensor], Tensor]
+"""From the nll of every trained token to what its gradient is weighted with."""
 
 
 class Stack:
@@ -44,12 +49,25 @@ class Stack:
         x_MD = self._forward(micro, first_kept=self.shape.num_layers)
         return self.head.score(x_MD, micro.target_M)[: len(micro.place_P)]
 
-    def train(self, micro: MicroBatch, grads: Gradients, *, divide_by: float) -> Tensor:
-        """nll_P; adds the gradient of sum(weight * nll) / divide_by to `grads` unless a loss is not finite."""
-        bottom = self.working.first_layer
+    def train(
+        self, micro: MicroBatch, grads: Gradients, *, divide_by: float, weights: WeightsOf | None = None
+    ) -> Tensor:
+        """nll_P; adds the gradient of sum(weight * nll) / divide_by to `grads` unless a loss is not finite.
+
+        The weights are the batch's, or what `weights` makes of nll_P: then the head is run once more, to know it.
+        """
+        bottom, num = self.working.first_layer, len(micro.place_P)
         x_MD = self._forward(micro, first_kept=bottom)
-        filled_nll_M, dx = self.head.train(x_MD, micro.target_M, micro.weight_M / divide_by)
-        nll_P = filled_nll_M[: len(micro.place_P)]
+        weight_M = micro.weight_M
+        if weights is not None:
+            nll_P = self.head.score(x_MD, micro.target_M)[:num]
+            if not bool(torch.isfinite(nll_P).all()):
+                return nll_P
+            weight_M = torch.nn.functional.pad(weights(nll_P), (0, len(micro.target_M) - num))
+            if not bool(torch.isfinite(weight_M).all()):
+                return nll_P
+        filled_nll_M, dx = self.head.train(x_MD, micro.target_M, weight_M / divide_by)
+        nll_P = filled_nll_M[:num]
         if not bool(torch.isfinite(nll_P).all()):
             return nll_P
         for i in reversed(range(bottom, self.shape.num_layers)):

@@ -13,32 +13,25 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metier.core.errors import ModelError
-from metier.engine.batch import Batch, micro_batch, split_rows
+from metier.engine.batch import Batch, MicroBatch, micro_batch, split_rows
 from metier.engine.handle import Handle
 from metier.engine.llama import Stack
+from metier.engine.losses import Linear, Loss, Weighed, check_loss, divisor, rows_at, rows_together, weigh
 from metier.engine.lowrank import Gradients, Working
 
-__all__ = ["Linear", "StepStats", "Trainer", "forward_backward", "logprobs", "optim_step"]
+__all__ = ["StepStats", "Trainer", "forward_backward", "logprobs", "optim_step"]
 
 MICRO_TOKENS = 1024
 """Tokens a worker computes at a time; larger is not faster (docs/tune.md) and costs memory."""
 MIN_WORKER_TOKENS = 256
 """Fewer tokens make products too small for a core; then several threads share a worker's operators."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Linear:
-    """The loss that is linear in the log-probabilities: minus the sum of weight x logp, divided."""
-
-    divide_by: float | None = None
-    """What the weighted sum is divided by: the trained weight of the whole step, also where it comes in several
-    batches. None: this batch is the step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,12 +41,26 @@ class StepStats:
     step: int
     """Optimizer steps completed."""
     loss_nats: float = 0.0
-    """Weighted negative log-likelihood over `divide_by`."""
+    """The loss of the batch: with `Linear` the weighted negative log-likelihood over `divide_by`."""
     num_tokens: int = 0
     num_trained: int = 0
     grad_norm: float = 0.0
     """Before scaling down; only of `optim_step`."""
     seconds: float = 0.0
+    logp_T: Tensor | None = field(default=None, compare=False, repr=False)
+    """Log-probability of every trained token before the step, nats, 0 elsewhere; only of `forward_backward`."""
+
+
+class Part(NamedTuple):
+    """What one micro-batch gave."""
+
+    place_P: Tensor
+    """Where its trained tokens stand in the batch."""
+    nll_P: Tensor
+    loss: float = 0.0
+    """Its share of the loss, not divided."""
+    bad_rows: tuple[int, ...] = ()
+    """Rows whose loss or its gradient is not finite though every log-probability is."""
 
 
 class Trainer:
@@ -104,7 +111,7 @@ class Trainer:
             grads.flat_P.zero_()
         self.pending = 0.0
 
-    def share(self, batch: Batch) -> list[list[int]]:
+    def share(self, batch: Batch, loss: Loss | None = None) -> list[list[int]]:
         """Rows of each micro-batch; micro-batch i belongs to worker i modulo the workers."""
         lengths = [stop - start for start, stop in zip(batch.row_start_R, batch.row_start_R[1:], strict=False)]
         longest = max(range(len(lengths)), key=lambda r: lengths[r])
@@ -114,33 +121,52 @@ class Trainer:
                 f"{self.handle.shape.max_positions}. Drop the row or shorten it."
             )
         num_workers = max(1, min(self.handle.threads, sum(lengths) // MIN_WORKER_TOKENS))
-        return split_rows(lengths, num_workers=num_workers, micro_tokens=self.micro_tokens)
+        return split_rows(
+            lengths, num_workers=num_workers, micro_tokens=self.micro_tokens, rows_together=rows_together(loss)
+        )
 
-    def run(self, batch: Batch, *, divide_by: float | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(place, nll, weight) of every trained token, per micro-batch; trains where `divide_by` is given."""
-        parts = self.share(batch)
+    def run(self, batch: Batch, loss: Loss | None = None) -> list[Part]:
+        """What every micro-batch gives; trains where a loss is given."""
+        parts = self.share(batch, loss)
         num_workers = min(self.handle.threads, len(parts))
         self.prepare(num_workers)
-        if divide_by is not None:
+        if loss is not None:
             self.prepare_gradients()
         threads_each = max(1, self.handle.threads // num_workers)
         device = self.handle.weights.embed_VD.device
 
-        def work(worker: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        def work(worker: int) -> list[Part]:
             torch.set_num_threads(threads_each)  # of this worker's thread only: OpenMP keeps the count per thread
             results = []
             with torch.no_grad():
                 for rows in parts[worker::num_workers]:
                     micro = micro_batch(batch, rows, device=device)
-                    if divide_by is None:
-                        nll_P = self.stacks[worker].score(micro)
+                    if loss is None:
+                        results.append(Part(micro.place_P, self.stacks[worker].score(micro)))
                     else:
-                        nll_P = self.stacks[worker].train(micro, self.grads[worker], divide_by=divide_by)
-                    results.append((micro.place_P, nll_P, micro.weight_M[: len(micro.place_P)]))
+                        results.append(_train(self.stacks[worker], self.grads[worker], batch, micro, loss))
             return results
 
         futures = [self.pools[worker].submit(work, worker) for worker in range(num_workers)]
         return [result for future in futures for result in future.result()]
+
+
+def _train(stack: Stack, grads: Gradients, batch: Batch, micro: MicroBatch, loss: Loss) -> Part:
+    """One micro-batch forward and back."""
+    divide_by = divisor(loss, batch)
+    if isinstance(loss, Linear):
+        nll_P = stack.train(micro, grads, divide_by=divide_by)
+        return Part(micro.place_P, nll_P, float((nll_P.double() * micro.weight_M[: len(nll_P)]).sum()))
+    found: list[Weighed] = []
+
+    def weights(nll_P: Tensor) -> Tensor:
+        found.append(weigh(loss, batch, micro, -nll_P))
+        return found[0].weight_P
+
+    nll_P = stack.train(micro, grads, divide_by=divide_by, weights=weights)
+    if not found:  # a log-probability is not finite: the loss was never asked
+        return Part(micro.place_P, nll_P)
+    return Part(micro.place_P, nll_P, found[0].value, found[0].bad_rows)
 
 
 def trainer_of(handle: Handle) -> Trainer:
@@ -150,10 +176,11 @@ def trainer_of(handle: Handle) -> Trainer:
     return handle.trainer
 
 
-def forward_backward(handle: Handle, batch: Batch, loss: Linear) -> Future[StepStats]:
+def forward_backward(handle: Handle, batch: Batch, loss: Loss) -> Future[StepStats]:
     """Add the gradient of the loss to that of the step so far.
 
     The future raises:
+        DataError: the loss does not fit the batch.
         ModelError: no adapter; a row longer than the base reads; a loss that is not finite, with the step and
             the rows (the gradient of the whole step is thrown away, the weights are as before).
     """
@@ -161,31 +188,33 @@ def forward_backward(handle: Handle, batch: Batch, loss: Linear) -> Future[StepS
     return trainer.verbs.submit(_forward_backward, trainer, batch, loss)
 
 
-def _forward_backward(trainer: Trainer, batch: Batch, loss: Linear) -> StepStats:
+def _forward_backward(trainer: Trainer, batch: Batch, loss: Loss) -> StepStats:
     start = time.perf_counter()
     trainer.handle.require_adapter("forward_backward")
-    divide_by = batch.total_weight if loss.divide_by is None else loss.divide_by
-    parts = trainer.run(batch, divide_by=divide_by)
+    check_loss(loss, batch)
+    parts = trainer.run(batch, loss)
     _refuse_non_finite(trainer, batch, parts)
-    total = sum(float((nll.double() * weight).sum()) for _, nll, weight in parts)
+    divide_by = divisor(loss, batch)
     trainer.pending += divide_by
     return StepStats(
         step=trainer.step,
-        loss_nats=total / divide_by,
+        loss_nats=sum(part.loss for part in parts) / divide_by,
         num_tokens=batch.num_tokens,
-        num_trained=sum(len(nll) for _, nll, _ in parts),
+        num_trained=sum(len(part.nll_P) for part in parts),
         seconds=time.perf_counter() - start,
+        logp_T=_logp(batch, parts),
     )
 
 
-def _refuse_non_finite(trainer: Trainer, batch: Batch, parts: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+def _refuse_non_finite(trainer: Trainer, batch: Batch, parts: list[Part]) -> None:
     """Raise `ModelError` naming step and rows, and throw the step's gradients away."""
-    bad = sorted({int(place) for places, nll, _ in parts for place in places[~torch.isfinite(nll).cpu()]})
-    if not bad:
+    found = {row for part in parts for row in part.bad_rows}
+    for part in parts:
+        found.update(rows_at(batch, part.place_P[~torch.isfinite(part.nll_P).cpu()]))
+    if not found:
         return
     trainer.discard()
-    starts = torch.tensor(batch.row_start_R)
-    rows = sorted({int(torch.searchsorted(starts, place, right=True)) - 1 for place in bad})
+    rows = sorted(found)
     names = ", ".join(batch.row_id_R[row] for row in rows[:5])
     raise ModelError(
         f"step {trainer.step + 1}: the loss is not finite in {len(rows)} of {len(batch.row_id_R)} rows ({names}"
@@ -242,7 +271,11 @@ def logprobs(handle: Handle, batch: Batch) -> Future[Tensor]:
 
 
 def _logprobs(trainer: Trainer, batch: Batch) -> Tensor:
+    return _logp(batch, trainer.run(batch))
+
+
+def _logp(batch: Batch, parts: list[Part]) -> Tensor:
     logp_T = torch.zeros(batch.num_tokens)
-    for place_P, nll_P, _ in trainer.run(batch, divide_by=None):
-        logp_T[place_P] = -nll_P.cpu()
+    for part in parts:
+        logp_T[part.place_P] = -part.nll_P.cpu()
     return logp_T
