@@ -55,9 +55,9 @@ def test_a_template_swapped_between_tune_and_evaluate(fresh: Path, monkeypatch: 
 
 
 def test_an_adapter_that_is_zeroed_when_it_is_written(fresh: Path, monkeypatch: PatchIt) -> None:
-    from metier.tune import recipe
+    from metier.tune import running
 
-    real = recipe.export_adapter
+    real = running.export_adapter
 
     def export_zeros(handle: Any, adapter_dir: Path) -> Path:
         for layer in handle.adapter.layers:
@@ -65,7 +65,7 @@ def test_an_adapter_that_is_zeroed_when_it_is_written(fresh: Path, monkeypatch: 
                 low_rank.b.zero_()
         return real(handle, adapter_dir)
 
-    monkeypatch.setattr(recipe, "export_adapter", export_zeros)
+    monkeypatch.setattr(running, "export_adapter", export_zeros)
     refused(fresh, "the tuned model gives the base's token with the base's probability; the adapter is not in use")
     assert "look_opened" not in events_of(fresh)
 

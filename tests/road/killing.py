@@ -18,7 +18,7 @@ PRELOADED = [
     "torch._dynamo", "torch.profiler", "transformers.modeling_utils", "transformers.generation", "tokenizers",
     "transformers.tokenization_utils_tokenizers", "transformers.models.auto.tokenization_auto", "polars", "scipy.stats",
     "sklearn.linear_model", "sklearn.feature_extraction.text", "alembic.command", "metier.road", "metier.curate",
-    "metier.engine", "metier.ledger.ledger", "metier.ledger.looks", "metier.ledger.seal", "metier.tune.recipe",
+    "metier.engine", "metier.ledger.ledger", "metier.ledger.looks", "metier.ledger.seal", "metier.tune.running",
     "metier.assess", "metier.models.resolve", "metier.models.tiny", "metier.render.renderer", "metier.web",
     "metier.project", "cryptography.hazmat.primitives.ciphers.aead", "tests.road.killing",
 ]  # fmt: skip

@@ -73,7 +73,7 @@ def test_a_disk_that_is_really_full_is_told_at_every_size(
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("metier.arms.replier", "Replier.reply"), ("metier.tune.recipe", "optim_step"), ("metier.road.look", "_replies")],
+    [("metier.arms.replier", "Replier.reply"), ("metier.tune.running", "optim_step"), ("metier.road.look", "_replies")],
 )
 def test_an_interrupt_exits_130_and_the_same_command_goes_on(
     fresh: Path, lean_project: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str

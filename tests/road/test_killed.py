@@ -39,8 +39,8 @@ def assert_same_end(project: Path, untouched: Path) -> None:
     [
         ("metier.engine.decode", "Decoder.step", 60, False),
         ("metier.road.look", "score_arm", 2, False),
-        ("metier.tune.recipe", "save_state", 2, True),
-        ("metier.tune.recipe", "export_adapter", 2, True),
+        ("metier.tune.running", "save_state", 2, True),
+        ("metier.tune.running", "export_adapter", 2, True),
         ("metier.road.tuning", "write_json", 1, False),
         ("metier.ledger.seal", "ObjectStore.put_encrypted", 1, True),
         ("metier.ledger.looks", "finish_look", 1, False),

@@ -76,7 +76,7 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
     base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
     whole = run(base_dir, tmp_path / "whole")
-    monkeypatch.setattr("metier.tune.recipe.CHECKPOINT_SECONDS", 0.0 if stop_after == 4 else 60.0)
+    monkeypatch.setattr("metier.tune.running.CHECKPOINT_SECONDS", 0.0 if stop_after == 4 else 60.0)
 
     def stop(progress: Progress) -> None:
         if progress.step == stop_after:
@@ -161,7 +161,7 @@ def test_a_learning_rate_that_explodes_stops_with_step_and_rows(base_dir: Path, 
 def test_training_that_changes_nothing_is_an_error(
     base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("metier.tune.recipe.lr_at", lambda step, **_: 0.0)
+    monkeypatch.setattr("metier.tune.running.lr_at", lambda step, **_: 0.0)
     with pytest.raises(ModelError, match="the adapter changes nothing, all of its B are zero"):
         run(base_dir, tmp_path / "a")
 

@@ -94,6 +94,11 @@ class ProjectConfig(Settings):
                 f"[split] min_holdout_groups is {self.split.min_holdout_groups}, but [data] groups names no column; "
                 "name it, or drop the setting."
             )
+        if self.tune.objective == "dpo" and self.tune.preference.pairs == "mined" and not self.convention:
+            raise ConfigError(
+                "[tune] objective is 'dpo' with mined pairs, but there is no [[convention]] that a reply could break; "
+                "add conventions, or set [tune.dpo] pairs = 'file'."
+            )
         if self.budget.money and not self.price.machine_hour:
             raise ConfigError(
                 f"[budget] money is {self.budget.money:g}, but [price] machine_hour is 0, so that no run costs "

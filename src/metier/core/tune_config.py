@@ -9,13 +9,60 @@ from metier.core.config import Settings
 from metier.core.errors import ConfigError
 from metier.core.ranges import above, at_least, within
 
-__all__ = ["TuneConfig"]
+__all__ = ["DpoConfig", "TuneConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DpoConfig(Settings):
+    """`[tune.dpo]`: learning which of two replies to a prompt is the better one; with objective = "dpo" only."""
+
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """The pair loss: sigmoid keeps widening the margin between the replies, ipo aims at a fixed one."""
+    beta: float = 0.1
+    """How dear it is to leave the model the run started from; with ipo the margin aimed at is 1 / (2 beta)."""
+    label_smoothing: float = 0.0
+    """Share of pairs that are taken to be the wrong way round; sigmoid only."""
+    length_normalised: bool = False
+    """Whether a reply counts by its mean log-probability a token instead of the sum; ipo always takes the mean."""
+    lr: float = 0.0
+    """Peak learning rate; 0 takes a tenth of what sft would get."""
+    passes: float = 1.0
+    """How often every pair is seen."""
+    pairs: Literal["file", "mined"] = "mined"
+    """Where pairs come from: rows of the files with a chosen and a rejected reply, or the gold reply of each train
+    row against a sample of the model's own that breaks a convention."""
+    samples: int = 4
+    """Replies drawn for each prompt when pairs are mined."""
+    temperature: float = 1.0
+    """Temperature of these draws."""
+
+    def __post_init__(self) -> None:
+        above("beta", self.beta, 0)
+        within("label_smoothing", self.label_smoothing, 0, 0.5, ends="[)")
+        within("lr", self.lr, 0, 1, ends="[)")
+        above("passes", self.passes, 0)
+        at_least("samples", self.samples, 1)
+        above("temperature", self.temperature, 0)
+        for name in ("label_smoothing", "length_normalised"):
+            if self.loss == "ipo" and getattr(self, name):  # getattr: the names stand one line above
+                raise ConfigError(
+                    f"{name} has no effect with loss = 'ipo', which takes the mean a token, unsmoothed; drop it."
+                )
+        if self.pairs == "file" and (self.samples, self.temperature) != (4, 1.0):
+            raise ConfigError(
+                f"samples is {self.samples} and temperature {self.temperature}, but pairs = 'file' draws no replies; "
+                "drop them, or set pairs = 'mined'."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TuneConfig(Settings):
-    """`[tune]`: everything that changes the weights of one supervised run."""
+    """`[tune]`: everything that changes the weights of one run."""
 
+    objective: Literal["sft", "dpo"] = "sft"
+    """What is learned: the gold replies, or, after them, which of two replies is the better one."""
+    dpo: DpoConfig | None = None
+    """How pairs of replies are made and learned from; with objective = "dpo" only."""
     method: Literal["lora", "full"] = "lora"
     """Which weights train: low-rank adapters on all linear layers, or all weights."""
     depth: int = 0
@@ -43,7 +90,16 @@ class TuneConfig(Settings):
     product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
 
+    @property
+    def preference(self) -> DpoConfig:
+        """The settings of `[tune.dpo]`, defaults where the table is left out."""
+        return self.dpo or DpoConfig()
+
     def __post_init__(self) -> None:
+        if self.dpo is not None and self.objective != "dpo":
+            raise ConfigError(
+                f"[tune.dpo] has no effect with objective = {self.objective!r}; set it to 'dpo', or drop the table."
+            )
         if self.method != "lora":
             raise ConfigError(f"method is {self.method!r}; this version tunes adapters only: method = 'lora'.")
         within("lr", self.lr, 0, 1, ends="[)")

@@ -104,7 +104,7 @@ class Weighed(NamedTuple):
     value: float
     """Before it is divided."""
     weight_P: Tensor
-    """Minus the gradient by the log-probabilities: what each token's nll is weighted with, in the micro-batch's order."""
+    """Minus the gradient by the log-probabilities: the weight of each token's nll, in the micro-batch's order."""
     bad_rows: tuple[int, ...]
     """Rows of the batch whose loss or gradient is not finite."""
 
@@ -137,8 +137,8 @@ def check_loss(loss: Loss, batch: Batch) -> None:
         for name, values_T in (("old_logp_T", loss.old_logp_T), ("adv_T", loss.adv_T)):
             if tuple(values_T.shape) != (batch.num_tokens,):
                 raise DataError(
-                    f"loss: {name} has shape {tuple(values_T.shape)}, the batch {batch.num_tokens} tokens; expected one "
-                    "value a token."
+                    f"loss: {name} has shape {tuple(values_T.shape)}, the batch {batch.num_tokens} tokens; expected "
+                    "one value a token."
                 )
 
 
@@ -172,9 +172,7 @@ def _custom(loss: Custom, batch: Batch, micro: MicroBatch, logp_P: Tensor) -> We
     order_P = torch.argsort(micro.place_P)  # the micro-batch has its rows by length, the function has them in order
     place_P = micro.place_P[order_P]
     starts = torch.searchsorted(place_P, torch.tensor([batch.row_start_R[row] for row in rows]))
-    shown = RowLogps(
-        rows, (*starts.tolist(), len(place_P)), logp_P[order_P], batch.weight_T[place_P].to(logp_P.device)
-    )
+    shown = RowLogps(rows, (*starts.tolist(), len(place_P)), logp_P[order_P], batch.weight_T[place_P].to(logp_P.device))
     loss_G, dlogp_P = loss.fn(shown)
     wanted = (len(rows) // loss.rows_together,), (len(place_P),)
     found = tuple(loss_G.shape), tuple(dlogp_P.shape)

@@ -28,7 +28,7 @@ from metier.road.session import Session
 
 __all__ = ["Erasure", "erase_subject"]
 
-KEPT_STAGES = ("tune",)
+KEPT_STAGES = ("tune", "tune-dpo")
 """Stages without text of rows: adapters, numbers of steps. All others are computed again from what is left."""
 NOT_GONE = (
     "What a disk keeps of overwritten or deleted blocks (flash memory, snapshots), and every backup of this folder.",

@@ -15,7 +15,9 @@ from metier.core.folders import read_json, write_json
 from metier.core.hashing import file_sha256, value_hash
 from metier.core.rows import Row
 from metier.core.seeds import derived_seed, generator
+from metier.core.tune_config import TuneConfig
 from metier.road.cut import Parts
+from metier.road.mining import Start, rendered_pairs
 from metier.road.plan import Plan
 from metier.road.rendered import Rendered, instruction_text, render_parts
 from metier.road.session import Session, max_reply_tokens
@@ -23,6 +25,7 @@ from metier.road.workspace import Stage
 
 if TYPE_CHECKING:
     from metier.engine import Handle
+    from metier.tune import Progress, TuneResult
 
 __all__ = ["Tuning"]
 
@@ -49,11 +52,16 @@ class Tuning:
 
     @cached_property
     def stage(self) -> Stage:
-        """The finished stage: the adapter of the best dev loss; a killed run goes on at its last checkpoint."""
+        """The last finished stage of the objective; a killed run goes on at its last checkpoint."""
+        return self.sft_stage if self.session.config.tune.objective == "sft" else self.dpo_stage
+
+    @cached_property
+    def sft_stage(self) -> Stage:
+        """The finished stage of the gold replies: the adapter of the best dev loss."""
         from metier.tune import tune
 
-        session, plan = self.session, self.plan
-        config = replace(session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=session.wanted_dtype)
+        session = self.session
+        config = replace(self._config, objective="sft", dpo=None)
         seed = derived_seed(session.config.project.seed, "tune")
 
         def work(stage_dir: Path) -> None:
@@ -64,22 +72,9 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                on_progress=lambda now: session.progress.advance(now.step / now.num_steps),
+                on_progress=self._tell,
             )
-            facts = {
-                "template_sha256": session.base.template_sha256,
-                "base_sha256": session.base.base_sha256,
-                "row_ids": [row.row_id for row in self.rendered.train],
-                "max_reply_tokens": max_reply_tokens(self.rendered.golds),
-                "dev_curve": [{"step": step, "dev_loss_nats": loss} for step, loss in result.dev_curve],
-                "best_step": result.best_step,
-                "num_steps": result.num_steps,
-                "num_tokens": result.num_tokens,
-                "seconds": result.seconds,
-                "lr": result.lr,
-                "step_tokens": result.step_tokens,
-            }
-            write_json(stage_dir / "facts.json", facts)
+            write_json(stage_dir / "facts.json", self._facts(result))
 
         return session.stage(
             "tune",
@@ -90,10 +85,75 @@ class Tuning:
                 "template": session.base.template_sha256,
                 "plan": session.stages["plan"].hash,
             },
-            config={"tune": asdict(config), "seed": seed, "num_train_rows": plan.num_train_rows},
+            config={"tune": asdict(config), "seed": seed, "num_train_rows": self.plan.num_train_rows},
             work=work,
             resumable=True,
         )
+
+    @cached_property
+    def dpo_stage(self) -> Stage:
+        """The finished stage of the pairs: it goes on from the adapter of the gold replies."""
+        from metier.tune import Options, tune_pairs
+
+        session, config = self.session, self._config
+        sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / "adapter", self.rendered)
+        pairs = rendered_pairs(session, self.parts, sft)
+        seed = derived_seed(session.config.project.seed, "tune")
+
+        def work(stage_dir: Path) -> None:
+            result = tune_pairs(
+                pairs.train,
+                pairs.dev,
+                config,
+                base=session.base,
+                out_dir=stage_dir / RUN_NAME,
+                seed=seed,
+                options=Options(start=sft.adapter_dir, on_progress=self._tell),
+            )
+            earlier = read_json(self.sft_stage.dir / "facts.json")
+            counts = {"pairs": dict(pairs.counts), "sft_seconds": earlier["seconds"]}
+            write_json(stage_dir / "facts.json", {**self._facts(result), **counts})
+
+        mined = session.stages.get("pairs")
+        return session.stage(
+            "tune-dpo",
+            version=TUNE_VERSION,
+            inputs={"sft": sft.stage_hash, "pairs": mined.hash if mined else ""},
+            config={"tune": asdict(config), "seed": seed},
+            work=work,
+            resumable=True,
+        )
+
+    @property
+    def _config(self) -> TuneConfig:
+        """The settings with what the plan chose."""
+        plan = self.plan
+        return replace(
+            self.session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=self.session.wanted_dtype
+        )
+
+    def _tell(self, now: Progress) -> None:
+        """Steps of sft are the first half of a dpo run."""
+        done = now.step / now.num_steps
+        if self.session.config.tune.objective == "dpo":
+            done = (done + ("sft_stage" in self.__dict__)) / 2  # a cached property stands there once it is finished
+        self.session.progress.advance(done)
+
+    def _facts(self, result: TuneResult) -> dict[str, Any]:  # Any: JSON values
+        """What a stage records beside its adapter."""
+        return {
+            "template_sha256": self.session.base.template_sha256,
+            "base_sha256": self.session.base.base_sha256,
+            "row_ids": [row.row_id for row in self.rendered.train],
+            "max_reply_tokens": max_reply_tokens(self.rendered.golds),
+            "dev_curve": [{"step": step, "dev_loss_nats": loss} for step, loss in result.dev_curve],
+            "best_step": result.best_step,
+            "num_steps": result.num_steps,
+            "num_tokens": result.num_tokens,
+            "seconds": result.seconds,
+            "lr": result.lr,
+            "step_tokens": result.step_tokens,
+        }
 
     def run(self) -> None:
         """Tune now, unless it is done."""
@@ -113,8 +173,8 @@ class Tuning:
 
     @property
     def minutes(self) -> float:
-        """Minutes of steps and dev scores, over all resumptions."""
-        return float(self.facts["seconds"]) / 60
+        """Minutes of steps and dev scores, over all resumptions and objectives."""
+        return float(self.facts["seconds"] + self.facts.get("sft_seconds", 0.0)) / 60
 
     @property
     def dev_curve(self) -> tuple[dict[str, float], ...]:

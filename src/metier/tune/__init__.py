@@ -1,10 +1,13 @@
-"""Supervised tuning: from rendered rows to the adapter with the lowest dev loss."""
+"""Tuning by objective: from rendered rows, or pairs of them, to the adapter with the lowest dev loss."""
 
+from metier.tune.dpo import pair_tokens, tune_pairs
 from metier.tune.estimate import Speed, TuneEstimate, estimate, measure_speed
-from metier.tune.recipe import Progress, TuneResult, tune
+from metier.tune.running import Options, Progress, TuneResult
 from metier.tune.schedule import default_lr, lr_at
+from metier.tune.sft import tune
 
 __all__ = [
+    "Options",
     "Progress",
     "Speed",
     "TuneEstimate",
@@ -13,5 +16,7 @@ __all__ = [
     "estimate",
     "lr_at",
     "measure_speed",
+    "pair_tokens",
     "tune",
+    "tune_pairs",
 ]

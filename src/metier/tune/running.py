@@ -1,11 +1,8 @@
-"""The supervised recipe, read top to bottom: plan, step, score dev, keep the best, export.
+"""What every objective's run is made of: steps, dev scores, the best adapter, checkpoints, resumption.
 
-    >>> result = tune(train, dev, TuneConfig(), base=base, out_dir=Path("tune"), seed=0)  # doctest: +SKIP
-    >>> result.adapter_dir, result.best_step  # doctest: +SKIP
-    (PosixPath('tune/adapter'), 120)
-
-Every step's rows and learning rate are fixed before the first step. A run killed anywhere goes on
-from its last checkpoint and ends with the same bits. Rows come rendered; nothing here reads text.
+An objective says what an example is (one row, a pair of rows), which loss a step of examples has and how dev is
+scored; `sft.py` and `dpo.py` do. Every step's examples and learning rate are fixed before the first step. A run killed
+anywhere goes on from its last checkpoint and ends with the same bits. Rows come rendered; nothing here reads text.
 """
 
 from __future__ import annotations
@@ -15,16 +12,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from metier.core.errors import DataError, ModelError
+from metier.core.errors import ConfigError, DataError, ModelError
 from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.tune_config import TuneConfig
 from metier.engine import (
     AdapterSpec,
     Handle,
-    Linear,
+    Loss,
+    StepStats,
     close,
     drop_state,
     export_adapter,
@@ -32,24 +30,23 @@ from metier.engine import (
     forward_backward,
     load,
     load_state,
-    logprobs,
     make_batch,
     optim_step,
     read_shape,
     save_state,
 )
 from metier.tune.metrics import Metrics
-from metier.tune.schedule import DEFAULT_PASSES, default_lr, eval_steps, lr_at, run_steps, step_tokens_of
+from metier.tune.schedule import eval_steps, lr_at, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
     from metier.render import RenderedRow
 
-__all__ = ["Progress", "TuneResult", "tune"]
+__all__ = ["Examples", "Objective", "Options", "Progress", "TuneResult", "run_objective", "within_limit"]
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
 
@@ -67,6 +64,17 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How a run is done, beside what is learned."""
+
+    start: Path | None = None
+    """PEFT folder of the adapter to go on from; None starts a new one."""
+    threads: int | None = None
+    """Cores; None takes all this process may use."""
+    on_progress: Callable[[Progress], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TuneResult:
     """What a run gave."""
 
@@ -75,10 +83,11 @@ class TuneResult:
     best_step: int
     num_steps: int
     dev_curve: tuple[tuple[int, float], ...]
-    """(step, dev loss in nats a trained token); step 0 is the base."""
+    """(step, dev loss in nats: of sft a trained token, of dpo a pair); step 0 is the model the run started from."""
     lr: float
     step_tokens: int
     num_rows: int
+    """Examples trained on: rows, or pairs of them."""
     num_dropped: int
     """Rows longer than `max_row_tokens`, listed in dropped.jsonl."""
     num_tokens: int
@@ -90,61 +99,107 @@ class TuneResult:
     """Of base and best adapter together."""
 
 
-def tune(
-    train: Sequence[RenderedRow],
-    dev: Sequence[RenderedRow],
+Examples = Sequence["tuple[RenderedRow, ...]"]
+"""What a step is drawn from: of sft single rows, of dpo (chosen, rejected)."""
+
+
+class Objective(Protocol):
+    """What is learned from examples; `prepare` comes first."""
+
+    train: Examples
+    dev: Examples
+
+    def default_lr(self, width: int, *, num_steps: int) -> float:
+        """Peak learning rate where the settings name none."""
+        ...
+
+    def prepare(self, handle: Handle, out_dir: Path, *, resumed: bool) -> None:
+        """Compute, or read again, what is fixed before the first step; the handle holds the weights of the start."""
+        ...
+
+    def loss(self, examples: Sequence[int]) -> Loss:
+        """The loss of a step of these train examples, their rows one after the other."""
+        ...
+
+    def measures(self, examples: Sequence[int], stats: StepStats) -> dict[str, float]:
+        """What metrics.jsonl says of a step beside its loss."""
+        ...
+
+    def score_dev(self, handle: Handle) -> tuple[float, dict[str, float]]:
+        """The dev loss, and what metrics.jsonl says beside it."""
+        ...
+
+
+def run_objective(
+    objective: Objective,
     config: TuneConfig,
     *,
     base: BaseModel | Path,
     out_dir: Path,
     seed: int,
-    threads: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    options: Options,
+    dropped: Sequence[str] = (),
 ) -> TuneResult:
-    """Tune an adapter on `train`; the checkpoint with the lowest loss on `dev` is the result.
+    """Run to the end, from the last checkpoint where there is one; a finished folder of the same run is returned.
 
-    A finished `out_dir` of the same rows, settings and base is returned as it is; an unfinished one is resumed.
+    `config` holds passes and, where it is set, the learning rate of this objective. `dropped` are ids of train rows
+    that were left out.
 
     Raises:
-        DataError: no train or dev row is left, or a row has no trained token.
         ModelError: the loss is not finite (step and rows are named), or training changed nothing.
         StoreError: the disk is full; the last checkpoint is intact.
     """
-    kept = _within_limit(train, config, part="train")
-    kept_dev = _within_limit(dev, config, part="dev")
-    lengths = [len(row.tokens) for row in kept]
-    config = replace(config, passes=config.passes or DEFAULT_PASSES)
+    lengths = [sum(len(row.tokens) for row in example) for example in objective.train]
     config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
     steps = run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
-    handle = _load(base, config, seed=seed, threads=threads)
+    handle = _load(base, config, seed=seed, options=options)
     try:
-        peak = config.lr or default_lr(handle.shape.width, method=config.method, num_steps=len(steps))
+        peak = config.lr or objective.default_lr(handle.shape.width, num_steps=len(steps))
         config = replace(config, lr=peak)
-        wanted = _stage_hash(handle, kept, kept_dev, config, seed)
+        wanted = _stage_hash(handle, objective, config, seed)
         if finished(out_dir, wanted):
             return _result_of(out_dir)
-        run = _Run(handle, kept, kept_dev, steps, config, out_dir, wanted)
+        run = _Run(handle, objective, steps, config, out_dir, wanted)
         run.resume_or_start()
-        run.note_dropped([row.row_id for row in train if len(row.tokens) > config.max_row_tokens])
+        run.note_dropped(dropped)
         for step in range(run.step + 1, len(steps) + 1):
-            run.take_step(step, on_progress)
-        return run.finish(num_dropped=len(train) - len(kept))
+            run.take_step(step, options.on_progress)
+        return run.finish(num_dropped=len(dropped))
     finally:
         close(handle)
 
 
-def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: int | None) -> Handle:
-    """The base with a new adapter on its top `depth` layers (0: all)."""
+def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, options: Options) -> Handle:
+    """The base with a new adapter on its top `depth` layers (0: all), or with the one to start from.
+
+    Raises:
+        ConfigError: the adapter to start from has another form than the settings say.
+    """
     base_dir = base if isinstance(base, Path) else base.dir
     num_layers = read_shape(base_dir).num_layers
     depth = min(config.depth or num_layers, num_layers)
     spec = AdapterSpec(rank=config.rank, alpha=config.alpha, first_layer=num_layers - depth)
-    return load(base_dir, adapter=spec, seed=seed, dtype=config.product_dtype, threads=threads)
+    adapter = options.start or spec
+    handle = load(base_dir, adapter=adapter, seed=seed, dtype=config.product_dtype, threads=options.threads)
+    if options.start is not None:
+        found, wanted = handle.require_adapter("tune"), (spec.rank, spec.alpha / spec.rank, spec.first_layer)
+        if (found.rank, found.scale, found.first_layer) != wanted:
+            raise ConfigError(
+                f"{options.start}: rank {found.rank}, alpha {found.scale * found.rank:g}, top "
+                f"{num_layers - found.first_layer} layers; the settings say rank {spec.rank}, alpha {spec.alpha:g}, "
+                f"top {depth} layers. Set [tune] rank, alpha and depth to those of the adapter the run starts from."
+            )
+    return handle
 
 
-def _within_limit(rows: Sequence[RenderedRow], config: TuneConfig, *, part: str) -> list[RenderedRow]:
-    """Rows not longer than the limit; longer ones are left out whole, never cut."""
-    kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
+def within_limit(examples: Examples, config: TuneConfig, *, part: str) -> list[tuple[RenderedRow, ...]]:
+    """Examples without a row longer than the limit; others are left out whole, never cut.
+
+    Raises:
+        DataError: none is left.
+    """
+    kept = [each for each in examples if all(len(row.tokens) <= config.max_row_tokens for row in each)]
+    rows = examples
     if not kept:
         raise DataError(
             f"tune: 0 of {len(rows)} {part} rows have at most {config.max_row_tokens} tokens; expected at least one. "
@@ -156,12 +211,14 @@ def _within_limit(rows: Sequence[RenderedRow], config: TuneConfig, *, part: str)
     return kept
 
 
-def _stage_hash(
-    handle: Handle, train: Sequence[RenderedRow], dev: Sequence[RenderedRow], config: TuneConfig, seed: int
-) -> str:
+def _stage_hash(handle: Handle, objective: Objective, config: TuneConfig, seed: int) -> str:
     """What fixes the result to the bit."""
-    rows = value_hash([[row.row_id, list(row.tokens), list(row.weight)] for part in (train, dev) for row in part])
-    inputs = {"base": handle.base_sha256, "rows": rows, "num_train": len(train), "seed": seed}
+    parts = (objective.train, objective.dev)
+    rows = value_hash(
+        [[row.row_id, list(row.tokens), list(row.weight)] for part in parts for each in part for row in each]
+    )
+    inputs = {"base": handle.base_sha256, "rows": rows, "num_train": len(objective.train), "seed": seed,
+              "start": handle.fingerprint}  # fmt: skip
     identity = {"threads": handle.threads, "dtype": str(handle.dtype)}
     return stage_hash(stage="tune", version=STAGE_VERSION, inputs=inputs, config={**asdict(config), **identity})
 
@@ -172,14 +229,13 @@ class _Run:
     def __init__(
         self,
         handle: Handle,
-        train: list[RenderedRow],
-        dev: list[RenderedRow],
+        objective: Objective,
         steps: list[list[int]],
         config: TuneConfig,
         out_dir: Path,
         wanted: str,
     ) -> None:
-        self.handle, self.train, self.dev_batch = handle, train, make_batch(dev)
+        self.handle, self.objective, self.start = handle, objective, handle.fingerprint
         self.steps, self.config, self.out_dir, self.wanted = steps, config, out_dir, wanted
         self.metrics = Metrics(out_dir / "metrics.jsonl")
         self.eval_at = eval_steps(len(steps), config.evals)
@@ -191,7 +247,11 @@ class _Run:
     def resume_or_start(self) -> None:
         """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
         found_dir = find_state(self.state_dir)
-        if found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted:
+        resumed = found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted
+        if not resumed:
+            fresh_dir(self.out_dir)
+        self.objective.prepare(self.handle, self.out_dir, resumed=resumed)
+        if resumed:
             facts = load_state(self.handle, self.state_dir)
             self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
             self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
@@ -199,10 +259,9 @@ class _Run:
             self.metrics.keep_until(self.step)
             log.info("resuming after step %d of %d", self.step, len(self.steps))
             return
-        fresh_dir(self.out_dir)
-        self.dev_curve = [(0, self._dev_loss())]
+        self.dev_curve = [(0, self.objective.score_dev(self.handle)[0])]
 
-    def note_dropped(self, row_ids: list[str]) -> None:
+    def note_dropped(self, row_ids: Sequence[str]) -> None:
         """List the rows left out, with the reason."""
         lines = [canonical_json({"row_id": row_id, "reason": "too_many_tokens"}) + b"\n" for row_id in row_ids]
         write_bytes(self.out_dir / "dropped.jsonl", b"".join(lines))
@@ -216,14 +275,15 @@ class _Run:
         """One optimizer step; at the planned steps also the dev loss; a checkpoint where one is due."""
         start = time.monotonic()
         config = self.config
-        batch = make_batch([self.train[i] for i in self.steps[step - 1]])
+        examples = self.steps[step - 1]
+        batch = make_batch([row for i in examples for row in self.objective.train[i]])
         lr = lr_at(step, num_steps=len(self.steps), peak=config.lr, warmup_ratio=config.warmup_ratio)
-        stats = forward_backward(self.handle, batch, Linear()).result()
+        stats = forward_backward(self.handle, batch, self.objective.loss(examples)).result()
         moved = optim_step(
             self.handle, lr=lr, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm
         ).result()
         step_s = time.monotonic() - start
-        dev_loss = self._dev_loss() if step in self.eval_at else None
+        dev_loss, dev_measures = self.objective.score_dev(self.handle) if step in self.eval_at else (None, {})
         self.step = step
         self.num_tokens += stats.num_tokens
         self.num_trained += stats.num_trained
@@ -235,9 +295,10 @@ class _Run:
             "tune/lr": lr,
             "tune/num_tokens": stats.num_tokens,
             "tune/num_trained": stats.num_trained,
+            **self.objective.measures(examples, stats),
             "time/step_s": round(step_s, 4),
         }
-        self.metrics.add(line if dev_loss is None else {**line, "tune/dev_loss_nats": dev_loss})
+        self.metrics.add(line if dev_loss is None else {**line, "tune/dev_loss_nats": dev_loss, **dev_measures})
         if dev_loss is not None:
             self._note_dev(step, dev_loss)
         if dev_loss is not None or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
@@ -253,14 +314,6 @@ class _Run:
             )
             on_progress(progress)
 
-    def _dev_loss(self) -> float:
-        """Mean negative log-likelihood of the dev rows' trained tokens, nats, by weight."""
-        logp_T = logprobs(self.handle, self.dev_batch).result().double()
-        weight_T = self.dev_batch.weight_T.double()
-        # The first token of a row is never predicted, whatever its weight.
-        weight_T[list(self.dev_batch.row_start_R[:-1])] = 0
-        return float(-(logp_T * weight_T).sum() / weight_T.sum())
-
     def _note_dev(self, step: int, dev_loss: float) -> None:
         """Keep the adapter where no earlier one was as good on dev."""
         if not dev_loss < float("inf"):
@@ -268,9 +321,22 @@ class _Run:
         self.dev_curve.append((step, dev_loss))
         log.info("step %d of %d: dev loss %.4f nats", step, len(self.steps), dev_loss)
         if not self.best or dev_loss < self.best["dev_loss"]:
-            _refuse_unchanged(self.handle, step)
+            self._refuse_unchanged(step)
             export_adapter(self.handle, self.out_dir / "adapter")
             self.best = {"step": step, "dev_loss": dev_loss, "fingerprint": self.handle.fingerprint}
+
+    def _refuse_unchanged(self, step: int) -> None:
+        """Raise `ModelError` where the adapter is what the run started from, or every B is zero: that is the base."""
+        adapter = self.handle.require_adapter("tune")
+        if not any(bool(low_rank.b.any()) for layer in adapter.layers for low_rank in layer.values()):
+            raise ModelError(
+                f"step {step}: the adapter changes nothing, all of its B are zero; the tuned model would be the base. "
+                "Check tune.lr and that rows have trained tokens."
+            )
+        if self.handle.fingerprint == self.start:
+            raise ModelError(
+                f"step {step}: the adapter is still the one the run started from; raise the learning rate."
+            )
 
     def _checkpoint(self) -> None:
         facts = {
@@ -294,7 +360,7 @@ class _Run:
             dev_curve=tuple(self.dev_curve),
             lr=self.config.lr,
             step_tokens=self.config.step_tokens,
-            num_rows=len(self.train),
+            num_rows=len(self.objective.train),
             num_dropped=num_dropped,
             num_tokens=self.num_tokens,
             num_trained=self.num_trained,
@@ -305,16 +371,6 @@ class _Run:
         values = {**asdict(result), "adapter_dir": result.adapter_dir.name}
         finish(self.out_dir, self.wanted, result=values)
         return result
-
-
-def _refuse_unchanged(handle: Handle, step: int) -> None:
-    """Raise `ModelError` where every B is zero: such an adapter is the base under another name."""
-    adapter = handle.require_adapter("tune")
-    if not any(bool(low_rank.b.any()) for layer in adapter.layers for low_rank in layer.values()):
-        raise ModelError(
-            f"step {step}: the adapter changes nothing, all of its B are zero; the tuned model would be the base. "
-            "Check tune.lr and that rows have trained tokens."
-        )
 
 
 def _result_of(out_dir: Path) -> TuneResult:

@@ -1,0 +1,91 @@
+"""Supervised tuning, read top to bottom: the gold replies are learned, token by token.
+
+    >>> result = tune(train, dev, TuneConfig(), base=base, out_dir=Path("tune"), seed=0)  # doctest: +SKIP
+    >>> result.adapter_dir, result.best_step  # doctest: +SKIP
+    (PosixPath('tune/adapter'), 120)
+
+An example is one rendered row; the loss of a step is the weighted negative log-likelihood over the trained weight of
+the whole step. How a run goes, and goes on after a kill, is in `running.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metier.core.tune_config import TuneConfig
+from metier.engine import Handle, Linear, StepStats, logprobs, make_batch
+from metier.tune.running import Examples, Options, Progress, TuneResult, run_objective, within_limit
+from metier.tune.schedule import DEFAULT_PASSES, default_lr
+
+if TYPE_CHECKING:
+    from metier.models import BaseModel
+    from metier.render import RenderedRow
+
+__all__ = ["tune"]
+
+
+def tune(
+    train: Sequence[RenderedRow],
+    dev: Sequence[RenderedRow],
+    config: TuneConfig,
+    *,
+    base: BaseModel | Path,
+    out_dir: Path,
+    seed: int,
+    threads: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TuneResult:
+    """Tune an adapter on `train`; the checkpoint with the lowest loss on `dev` is the result.
+
+    A finished `out_dir` of the same rows, settings and base is returned as it is; an unfinished one is resumed.
+
+    Raises:
+        DataError: no train or dev row is left, or a row has no trained token.
+        ModelError: the loss is not finite (step and rows are named), or training changed nothing.
+        StoreError: the disk is full; the last checkpoint is intact.
+    """
+    kept = within_limit([(row,) for row in train], config, part="train")
+    kept_dev = within_limit([(row,) for row in dev], config, part="dev")
+    return run_objective(
+        Likelihood(kept, kept_dev, method=config.method),
+        replace(config, objective="sft", dpo=None, passes=config.passes or DEFAULT_PASSES),
+        base=base,
+        out_dir=out_dir,
+        seed=seed,
+        options=Options(threads=threads, on_progress=on_progress),
+        dropped=[row.row_id for row in train if len(row.tokens) > config.max_row_tokens],
+    )
+
+
+class Likelihood:
+    """The objective: make the trained tokens of every row likely."""
+
+    def __init__(self, train: Examples, dev: Examples, *, method: str) -> None:
+        self.train, self.dev, self.method = train, dev, method
+        self.dev_batch = make_batch([row for example in dev for row in example])
+
+    def default_lr(self, width: int, *, num_steps: int) -> float:
+        """Peak learning rate where the settings name none."""
+        return default_lr(width, method=self.method, num_steps=num_steps)
+
+    def prepare(self, handle: Handle, out_dir: Path, *, resumed: bool) -> None:  # the protocol's form
+        """Nothing is fixed beforehand."""
+
+    def loss(self, examples: Sequence[int]) -> Linear:  # noqa: ARG002  # the protocol's form
+        """The weighted mean over the step, however it is cut into batches."""
+        return Linear()
+
+    def measures(self, examples: Sequence[int], stats: StepStats) -> dict[str, float]:  # noqa: ARG002  # the protocol's form
+        """The loss says it all."""
+        return {}
+
+    def score_dev(self, handle: Handle) -> tuple[float, dict[str, float]]:
+        """Mean negative log-likelihood of the dev rows' trained tokens, nats, by weight."""
+        logp_T = logprobs(handle, self.dev_batch).result().double()
+        weight_T = self.dev_batch.weight_T.double()
+        # The first token of a row is never predicted, whatever its weight.
+        weight_T[list(self.dev_batch.row_start_R[:-1])] = 0
+        return float(-(logp_T * weight_T).sum() / weight_T.sum()), {}
