@@ -32,7 +32,7 @@ from metier.core.settings import (
     SplitConfig,
     ValueConfig,
 )
-from metier.core.tune_config import TuneConfig
+from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.models.sources import find_source
 from metier.road.trials import arm_name
 from metier.tune.schedule import lr_at, step_tokens_of
@@ -162,6 +162,7 @@ SHOWN: dict[tuple[type[Settings], str], Shown] = {
 }  # fmt: skip
 
 RUN, TUNE = "tests/road/test_settings_reach_the_run.py", "tests/tune/test_settings.py"
+DPO, PAIRS = "tests/tune/test_dpo.py", "tests/road/test_preference.py"
 PROVEN: dict[tuple[type[Settings], str], str] = {
     (ProjectTable, "name"): f"{RUN}::test_the_report_carries_the_name_of_the_project",
     (ArmConfig, "k"): f"{RUN}::test_an_arm_tries_the_numbers_of_examples_it_was_given",
@@ -169,6 +170,14 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
         (TuneConfig, name): f"{TUNE}::test_another_value_is_another_run"
         for name in ("rank", "alpha", "lr", "max_row_tokens", "weight_decay", "max_grad_norm", "evals", "product_dtype")
     },
+    (TuneConfig, "objective"): f"{DPO}::test_an_objective_is_run_by_its_own_function_only",
+    (TuneConfig, "dpo"): f"{PAIRS}::test_draws_follow_the_settings",
+    **{
+        (DpoConfig, name): f"{DPO}::test_another_value_is_another_run"
+        for name in ("loss", "beta", "label_smoothing", "length_normalised", "lr", "passes")
+    },
+    (DpoConfig, "pairs"): f"{PAIRS}::test_files_without_pairs_say_what_to_do",
+    **{(DpoConfig, name): f"{PAIRS}::test_draws_follow_the_settings" for name in ("samples", "temperature")},
     (GuardConfig, "on"): "tests/road/test_kinds_of_project.py::test_a_guard_on_a_slice_watches_its_rows_alone",
     (BudgetConfig, "minutes"): "tests/road/test_evidence.py::test_a_run_that_is_refused_by_its_budget_freezes_nothing",
     (BudgetConfig, "memory_gib"): f"{RUN}::test_a_run_that_needs_more_memory_than_its_budget_is_refused",
@@ -253,6 +262,6 @@ def in_words(name: str, text: str) -> bool:
 @pytest.mark.parametrize("setting", PROVEN, ids=lambda setting: f"{setting[0].__name__}.{setting[1]}")
 def test_the_test_that_proves_a_setting_exists_and_speaks_of_it(setting: tuple[type[Settings], str]) -> None:
     (cls, field), (file, name) = setting, PROVEN[setting].split("::")
-    table = next(table for table, kinds in TABLES[ProjectConfig].items() if cls in kinds)
+    table = next(table for held in TABLES.values() for table, kinds in held.items() if cls in kinds)
     forms = (rf"\b{table}\.{field}\b", rf"\b{field} = ", rf'"{field}": ')
     assert any(re.search(form, said_by(ROOT / file, name)) for form in forms), f"{name} does not speak of {field}"

@@ -174,7 +174,9 @@ def test_a_custom_loss_that_is_not_finite_names_the_rows_of_its_group(base_dir: 
         return loss_G, dlogp_P
 
     named = r"2 of 8 rows \(r4, r5\)" if spoil == "loss" else r"1 of 8 rows \(r4\)"
-    with pytest.raises(ModelError, match=rf"step 1: the loss is not finite in {named}\. The weights are those of step 0"):
+    with pytest.raises(
+        ModelError, match=rf"step 1: the loss is not finite in {named}\. The weights are those of step 0"
+    ):
         forward_backward(handle, make_batch(random_rows([30] * 8)), Custom(fn=fn, rows_together=2)).result()
     with pytest.raises(ModelError, match="no gradient since the last step"):
         optim_step(handle, lr=1e-2).result()

@@ -30,6 +30,8 @@ OTHER: dict[str, Any] = {
     "product_dtype": "bf16",
 }
 REFUSED = {"method": "full"}
+OBJECTIVE = {"objective", "dpo"}
+"""Which function runs, and its settings: tests/tune/test_dpo.py."""
 TRAIN, DEV = pattern_rows(12, seed=1), pattern_rows(4, seed=2)
 
 
@@ -49,7 +51,7 @@ def run(base_dir: Path, out_dir: Path, config: TuneConfig) -> dict[str, object]:
 
 
 def test_the_table_holds_every_setting() -> None:
-    assert {*OTHER, *REFUSED} == {f.name for f in fields(TuneConfig)}
+    assert {*OTHER, *REFUSED, *OBJECTIVE} == {f.name for f in fields(TuneConfig)}
 
 
 @pytest.mark.parametrize("name", OTHER)

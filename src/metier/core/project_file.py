@@ -31,7 +31,7 @@ from metier.core.settings import (
     ProjectTable,
     SplitConfig,
 )
-from metier.core.tune_config import TuneConfig
+from metier.core.tune_config import DpoConfig, TuneConfig
 
 __all__ = ["PROJECT_FILE", "ProjectConfig", "load_project_file", "parse_override"]
 
@@ -94,7 +94,7 @@ class ProjectConfig(Settings):
                 f"[split] min_holdout_groups is {self.split.min_holdout_groups}, but [data] groups names no column; "
                 "name it, or drop the setting."
             )
-        if self.tune.objective == "dpo" and self.tune.preference.pairs == "mined" and not self.convention:
+        if self.tune.objective == "dpo" and (self.tune.dpo or DpoConfig()).pairs == "mined" and not self.convention:
             raise ConfigError(
                 "[tune] objective is 'dpo' with mined pairs, but there is no [[convention]] that a reply could break; "
                 "add conventions, or set [tune.dpo] pairs = 'file'."

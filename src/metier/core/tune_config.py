@@ -90,11 +90,6 @@ class TuneConfig(Settings):
     product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
 
-    @property
-    def preference(self) -> DpoConfig:
-        """The settings of `[tune.dpo]`, defaults where the table is left out."""
-        return self.dpo or DpoConfig()
-
     def __post_init__(self) -> None:
         if self.dpo is not None and self.objective != "dpo":
             raise ConfigError(

@@ -144,7 +144,7 @@ def rendered_pairs(session: Session, parts: Parts, start: Start) -> Pairs:
     Raises:
         DataError: no pair to learn from, or none to score.
     """
-    if session.config.tune.preference.pairs == "file":
+    if _settings(session).pairs == "file":
         rows_of = [[row for row in part if row.target.kind is TargetKind.PAIR] for part in (parts.train, parts.dev)]
         train, dev = (_rendered(session, rows) for rows in rows_of)
         counts = {"rows": len(parts.train) + len(parts.dev), "pairs": len(train.kept) + len(dev.kept)}
@@ -156,6 +156,11 @@ def rendered_pairs(session: Session, parts: Parts, start: Start) -> Pairs:
     train_pairs = [pair for i, pair in enumerate(found.kept) if i not in aside]
     dev_pairs = [pair for i, pair in enumerate(found.kept) if i in aside]
     return _checked(session, Pairs(train_pairs, dev_pairs, {**mined.counts, **_drops(found)}))
+
+
+def _settings(session: Session) -> DpoConfig:
+    """Of `[tune.dpo]`, defaults where the table is left out."""
+    return session.config.tune.dpo or DpoConfig()
 
 
 def _instruction(session: Session) -> str | None:
@@ -186,7 +191,7 @@ def _checked(session: Session, pairs: Pairs) -> Pairs:
     """
     counts = ", ".join(f"{name} {num}" for name, num in pairs.counts.items())
     if not pairs.train or not pairs.dev:
-        source = session.config.tune.preference.pairs
+        source = _settings(session).pairs
         fix = {
             "mined": "The model's replies keep every convention, or cannot be rendered: set tune.objective = 'sft', or "
             "raise [tune.dpo] samples or temperature.",
@@ -206,7 +211,7 @@ def _mined(session: Session, parts: Parts, start: Start) -> Mined:
     """The mined pairs as a stage: found again by a rerun, readable with the persons' keys alone."""
     from metier.ledger import pack_rows, unpack_rows
 
-    settings, config = session.config.tune.preference, session.config
+    settings, config = _settings(session), session.config
     seed = derived_seed(config.project.seed, "pairs")
 
     def work(stage_dir: Path) -> None:

@@ -26,7 +26,7 @@ from metier.core.errors import StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import Batch, Custom, Handle, RowLogps, StepStats, logprobs, make_batch
-from metier.tune.running import Examples, Options, TuneResult, run_objective, within_limit
+from metier.tune.running import Examples, Options, TuneResult, require_objective, run_objective, within_limit
 from metier.tune.schedule import default_lr
 
 if TYPE_CHECKING:
@@ -53,22 +53,23 @@ def tune_pairs(
     """Tune an adapter on pairs; the checkpoint with the lowest pair loss on `dev` is the result.
 
     `options.start` is the adapter to go on from, usually that of `tune`; without one the reference is the base.
-    Passes and learning rate are those of `config.preference`. A finished `out_dir` of the same run is returned
+    Passes and learning rate are those of `config.dpo`. A finished `out_dir` of the same run is returned
     as it is; an unfinished one is resumed.
 
     Raises:
         DataError: no train or dev pair is left, or a row has no trained token.
-        ConfigError: the adapter to start from has another form than the settings say.
+        ConfigError: the settings are for another objective, or the adapter to start from has another form.
         ModelError: the loss is not finite (step and rows are named), or training changed nothing.
         StoreError: the disk is full; the last checkpoint is intact.
     """
+    require_objective(config, "dpo", instead="tune(...)")
     kept = within_limit([pair.rows for pair in train], config, part="train")
     kept_dev = within_limit([pair.rows for pair in dev], config, part="dev")
-    settings = config.preference
+    settings = config.dpo or DpoConfig()
     held = {example[0].row_id for example in kept}
     return run_objective(
         Preference(kept, kept_dev, settings, method=config.method),
-        replace(config, objective="dpo", dpo=settings, passes=settings.passes, lr=settings.lr),
+        replace(config, dpo=settings, passes=settings.passes, lr=settings.lr),
         base=base,
         out_dir=out_dir,
         seed=seed,

@@ -42,7 +42,16 @@ if TYPE_CHECKING:
     from metier.models import BaseModel
     from metier.render import RenderedRow
 
-__all__ = ["Examples", "Objective", "Options", "Progress", "TuneResult", "run_objective", "within_limit"]
+__all__ = [
+    "Examples",
+    "Objective",
+    "Options",
+    "Progress",
+    "TuneResult",
+    "require_objective",
+    "run_objective",
+    "within_limit",
+]
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +137,18 @@ class Objective(Protocol):
     def score_dev(self, handle: Handle) -> tuple[float, dict[str, float]]:
         """The dev loss, and what metrics.jsonl says beside it."""
         ...
+
+
+def require_objective(config: TuneConfig, wanted: str, *, instead: str) -> None:
+    """Refuse settings that are for another objective: they would have no effect.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if config.objective != wanted:
+        raise ConfigError(
+            f"tune.objective is {config.objective!r}; this learns {wanted} only. Call {instead}, or change it."
+        )
 
 
 def run_objective(

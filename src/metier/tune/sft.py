@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from metier.core.tune_config import TuneConfig
 from metier.engine import Handle, Linear, StepStats, logprobs, make_batch
-from metier.tune.running import Examples, Options, Progress, TuneResult, run_objective, within_limit
+from metier.tune.running import Examples, Options, Progress, TuneResult, require_objective, run_objective, within_limit
 from metier.tune.schedule import DEFAULT_PASSES, default_lr
 
 if TYPE_CHECKING:
@@ -43,15 +43,17 @@ def tune(
     A finished `out_dir` of the same rows, settings and base is returned as it is; an unfinished one is resumed.
 
     Raises:
+        ConfigError: the settings are for another objective.
         DataError: no train or dev row is left, or a row has no trained token.
         ModelError: the loss is not finite (step and rows are named), or training changed nothing.
         StoreError: the disk is full; the last checkpoint is intact.
     """
+    require_objective(config, "sft", instead="tune_pairs(...)")
     kept = within_limit([(row,) for row in train], config, part="train")
     kept_dev = within_limit([(row,) for row in dev], config, part="dev")
     return run_objective(
         Likelihood(kept, kept_dev, method=config.method),
-        replace(config, objective="sft", dpo=None, passes=config.passes or DEFAULT_PASSES),
+        replace(config, passes=config.passes or DEFAULT_PASSES),
         base=base,
         out_dir=out_dir,
         seed=seed,
