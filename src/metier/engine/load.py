@@ -8,25 +8,26 @@ The architectures are those of `metier.engine.families`; anything else is refuse
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from metier.core.errors import ModelError
 from metier.core.hashing import file_sha256
 from metier.engine.families import read_shape
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.peft_files import new_adapter, read_adapter
-from metier.engine.weights import LayerWeights, LlamaShape, LlamaWeights
+from metier.engine.reference import check_compact
+from metier.engine.weight_files import read_weights, weight_paths
+from metier.engine.weights import LlamaShape
 
 __all__ = ["close", "load"]
+
+log = logging.getLogger(__name__)
 
 DtypeName = Literal["bf16", "fp32", "auto"]
 
@@ -59,14 +60,17 @@ def load(
     shape = read_shape(base_dir)
     use_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(dtype) or fastest_dtype(shape, device)
     paths = weight_paths(base_dir)
-    weights = _read_weights(paths, shape, use_dtype, device)
+    base_sha256 = _sha256_of(paths)
+    checked = check_compact(base_dir, base_sha256=base_sha256)
+    if not checked.is_equal:
+        raise ModelError(f"{base_dir}: the compact block {checked.sentence}, more than 1e-5. Choose another base.")
     handle = Handle(
-        weights=weights,
+        weights=read_weights(paths, shape, use_dtype, device),
         adapter=None,
         dtype=use_dtype,
         threads=threads or len(os.sched_getaffinity(0)),
         base_dir=base_dir,
-        base_sha256=_sha256_of(paths),
+        base_sha256=base_sha256,
     )
     if isinstance(adapter, AdapterSpec):
         handle.adapter = new_adapter(shape, adapter, seed=seed, device=device)
@@ -80,77 +84,6 @@ def close(handle: Handle) -> None:
     while handle.closers:
         handle.closers.pop()()
     handle.trainer = None
-
-
-def weight_paths(base_dir: Path) -> list[Path]:
-    """The safetensors files of a model folder, in a fixed order.
-
-    Raises:
-        ModelError: the folder has none (pickled weights are never read).
-    """
-    index_path = base_dir / "model.safetensors.index.json"
-    if index_path.exists():
-        names = sorted(set(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"].values()))
-        return [base_dir / name for name in names]
-    path = base_dir / "model.safetensors"
-    if not path.exists():
-        raise ModelError(f"{base_dir}: expected model.safetensors, found none; only safetensors are read.")
-    return [path]
-
-
-def _read_weights(paths: list[Path], shape: LlamaShape, dtype: torch.dtype, device: str) -> LlamaWeights:
-    """All matrices in one dtype, q/k/v and gate/up fused."""
-    found: dict[str, Tensor] = {}
-    for path in paths:
-        with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  # a safetensors file is not a mapping
-                found[name] = file.get_tensor(name)
-
-    def take(name: str, *size: int) -> Tensor:
-        tensor = found.pop(name, None)
-        if tensor is None or tuple(tensor.shape) != size:
-            is_what = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
-            raise ModelError(f"{paths[0].parent}: weight {name} {is_what}; config.json says {size}.")
-        return tensor.to(device=device, dtype=dtype)
-
-    s = shape
-    embed_VD = take("model.embed_tokens.weight", s.vocab, s.width)
-    return LlamaWeights(
-        shape=s,
-        embed_VD=embed_VD,
-        layers=[_read_layer(take, f"model.layers.{i}.", s) for i in range(s.num_layers)],
-        norm_D=take("model.norm.weight", s.width),
-        head_VD=embed_VD if s.tied_head else take("lm_head.weight", s.vocab, s.width),
-    )
-
-
-def _read_layer(take: Callable[..., Tensor], at: str, s: LlamaShape) -> LayerWeights:
-    """One block; matrices with one input are fused, and so are their biases."""
-    q_width, kv_width = s.num_heads * s.head_width, s.num_kv_heads * s.head_width
-    fused = {
-        "qkv": (s.has_qkv_bias, s.width, {"self_attn.q": q_width, "self_attn.k": kv_width, "self_attn.v": kv_width}),
-        "out": (s.has_out_bias, q_width, {"self_attn.o": s.width}),
-        "gate_up": (s.has_ff_bias, s.width, {"mlp.gate": s.ff_width, "mlp.up": s.ff_width}),
-        "down": (s.has_ff_bias, s.ff_width, {"mlp.down": s.width}),
-    }
-    matrices, biases = {}, {}
-    for name, (has_bias, width_in, parts) in fused.items():
-        taken = [take(f"{at}{part}_proj.weight", out, width_in) for part, out in parts.items()]
-        matrices[name] = torch.cat(taken) if len(taken) > 1 else taken[0]
-        if has_bias:
-            biases[name] = torch.cat([take(f"{at}{part}_proj.bias", out) for part, out in parts.items()])
-    head_norm_HE = None
-    if s.has_head_norm:
-        parts = {"q": s.num_heads, "k": s.num_kv_heads}
-        norms = [take(f"{at}self_attn.{part}_norm.weight", s.head_width).expand(n, -1) for part, n in parts.items()]
-        head_norm_HE = torch.cat(norms)
-    return LayerWeights(
-        norm1_D=take(at + "input_layernorm.weight", s.width),
-        norm2_D=take(at + "post_attention_layernorm.weight", s.width),
-        biases=biases,
-        head_norm_HE=head_norm_HE,
-        **matrices,
-    )
 
 
 def _sha256_of(paths: list[Path]) -> str:
