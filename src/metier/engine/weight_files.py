@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -38,7 +39,7 @@ def read_weights(paths: list[Path], shape: LlamaShape, dtype: torch.dtype, devic
     Raises:
         ModelError: a weight is missing or has another shape than the config says.
     """
-    files = [safe_open(str(path), framework="pt") for path in paths]
+    files: list[Any] = [safe_open(str(path), framework="pt") for path in paths]  # Any: its methods are untyped
     file_of = {name: file for file in files for name in file.keys()}  # noqa: SIM118  # not a mapping
 
     def take(name: str, *size: int) -> Tensor:
