@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from metier.arms import Replier
 from metier.arms.replier import with_instruction
 from metier.core.errors import DataError, counted
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from metier.evaluate import Grader
     from metier.render import RenderedPair, RenderedPairs
 
-__all__ = ["Mined", "Pairs", "Start", "mine_pairs", "rendered_pairs"]
+__all__ = ["Mined", "Pairs", "Start", "aside", "mine_pairs", "rendered_pairs"]
 
 PAIRS_VERSION = 1
 PACK_NAME = "pairs.pack"
@@ -151,11 +153,14 @@ def rendered_pairs(session: Session, parts: Parts, start: Start) -> Pairs:
         return _checked(session, Pairs(train.kept, dev.kept, {**counts, **_drops(train, dev)}))
     mined = _mined(session, parts, start)
     found = _rendered(session, mined.rows, mined.unfinished)
-    order = generator(session.config.project.seed, "dev_pairs").permutation(len(found.kept)).tolist()
-    aside = set(order[: max(1, round(DEV_SHARE * len(order)))])
-    train_pairs = [pair for i, pair in enumerate(found.kept) if i not in aside]
-    dev_pairs = [pair for i, pair in enumerate(found.kept) if i in aside]
+    train_pairs, dev_pairs = aside(found.kept, generator(session.config.project.seed, "dev_pairs"))
     return _checked(session, Pairs(train_pairs, dev_pairs, {**mined.counts, **_drops(found)}))
+
+
+def aside(pairs: Sequence[RenderedPair], rng: np.random.Generator) -> tuple[list[RenderedPair], list[RenderedPair]]:
+    """The pairs to train on, and a tenth of them, at least one, drawn for the dev loss."""
+    drawn = set(rng.permutation(len(pairs))[: max(1, round(DEV_SHARE * len(pairs)))].tolist())
+    return [pair for i, pair in enumerate(pairs) if i not in drawn], [pairs[i] for i in sorted(drawn)]
 
 
 def _settings(session: Session) -> DpoConfig:
