@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -153,8 +154,6 @@ class Group(NamedTuple):
     rows: int
     length: int
     """Longest row of the group, rounded up."""
-    padded_start: int
-    """Padded places of the groups before it."""
     pad_from: Tensor | None
     """(rows * length) input token, counted from `start`, at each padded place; None without padding."""
     pads: Tensor | None
@@ -168,8 +167,12 @@ class MicroBatch(NamedTuple):
 
     rows: tuple[int, ...]
     """Indices into the batch, shortest first."""
+    row_at: tuple[int, ...]
+    """First input token of each."""
+    lengths: tuple[int, ...]
+    """Input tokens of each, padding not counted."""
     num_inputs: int
-    """Input tokens of the rows; `input_N` is filled up with tokens that no row has and no loss sees."""
+    """Input tokens of the rows and their padding; `input_N` is filled up with tokens that no row has and no loss sees."""
     input_N: Tensor
     groups: tuple[Group, ...]
     select_M: Tensor
@@ -179,22 +182,36 @@ class MicroBatch(NamedTuple):
     """0 where filled up."""
     place_P: Tensor
     """Where each target stands in the batch; the filled-up ones are left out."""
+    states_ND: Tensor | None = None
+    """What enters the first adapted layer, where it is known; the layers below are not computed then."""
 
 
-def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device = "cpu") -> MicroBatch:
-    """Pack some rows of a batch for one worker."""
+def micro_batch(
+    batch: Batch, rows: Sequence[int], *, device: str | torch.device = "cpu", skip: int = 0, padded: bool = False
+) -> MicroBatch:
+    """Lay some rows of a batch out for one worker, each without its first `skip` tokens.
+
+    Packed, rows lie end to end; padded, those of a group have one length, so that attention gathers nothing.
+    """
     start_R, weight_T = batch.row_start_R, batch.weight_T.numpy()
-    last = {r: start_R[r] + int(np.flatnonzero(weight_T[start_R[r] + 1 : start_R[r + 1]])[-1]) + 1 for r in rows}
-    order = sorted(rows, key=lambda r: (last[r] - start_R[r], r))
-    lengths = [last[r] - start_R[r] for r in order]
-    place_N = np.concatenate([np.arange(start_R[r], last[r]) for r in order])
-    select_P = np.flatnonzero(weight_T[place_N + 1])
+    last = {r: last_input(weight_T[start_R[r] : start_R[r + 1]]) for r in rows}
+    order = sorted(rows, key=lambda r: (last[r], r))
+    lengths = [last[r] - skip for r in order]
+    groups = _groups(lengths, device, padded)
+    row_at = _row_starts(lengths, groups, padded)
+    num_inputs = groups[-1].stop
+    place_N = np.full(num_inputs, -1)
+    for r, at, length in zip(order, row_at, lengths, strict=True):
+        place_N[at : at + length] = np.arange(start_R[r] + skip, start_R[r] + last[r])
+    select_P = np.flatnonzero((place_N >= 0) & (weight_T[place_N + 1] != 0))
     place_P = torch.from_numpy(place_N[select_P] + 1)
     return MicroBatch(
         rows=tuple(order),
-        num_inputs=len(place_N),
-        input_N=_filled(batch.tokens_T[torch.from_numpy(place_N)]).to(device),
-        groups=tuple(_groups(lengths, device)),
+        row_at=row_at,
+        lengths=tuple(lengths),
+        num_inputs=num_inputs,
+        input_N=_filled(batch.tokens_T[torch.from_numpy(place_N.clip(0))]).to(device),
+        groups=groups,
         select_M=_filled(torch.from_numpy(select_P)).to(device),
         target_M=_filled(batch.tokens_T[place_P]).to(device),
         weight_M=_filled(batch.weight_T[place_P]).to(device),
@@ -202,31 +219,60 @@ def micro_batch(batch: Batch, rows: Sequence[int], *, device: str | torch.device
     )
 
 
+def prefix_batch(tokens: Sequence[int], *, device: str | torch.device = "cpu") -> MicroBatch:
+    """Tokens that are only read: one row without a trained place."""
+    none = torch.zeros(0, dtype=torch.int64)
+    return MicroBatch(
+        rows=(0,),
+        row_at=(0,),
+        lengths=(len(tokens),),
+        num_inputs=len(tokens),
+        input_N=_filled(torch.tensor(tokens, dtype=torch.int64)).to(device),
+        groups=_groups([len(tokens)], device, padded=False),
+        select_M=none,
+        target_M=none,
+        weight_M=none.float(),
+        place_P=none,
+    )
+
+
+def last_input(weight_T: Sequence[float] | npt.NDArray[np.float32]) -> int:
+    """How many tokens of a row are read: those before its last trained one."""
+    return int(np.flatnonzero(np.asarray(weight_T)[1:])[-1]) + 1
+
+
+def _row_starts(lengths: Sequence[int], groups: Sequence[Group], padded: bool) -> tuple[int, ...]:
+    """First input token of every row."""
+    if not padded:
+        return tuple(np.cumsum([0, *lengths[:-1]]).tolist())
+    return tuple(group.start + i * group.length for group in groups for i in range(group.rows))
+
+
 def _filled(tensor: Tensor) -> Tensor:
     """The tensor with zeros at its end, up to a multiple of `TOKEN_MULTIPLE`."""
     return torch.nn.functional.pad(tensor, (0, -len(tensor) % TOKEN_MULTIPLE))
 
 
-def _groups(lengths: Sequence[int], device: str | torch.device) -> list[Group]:
+def _groups(lengths: Sequence[int], device: str | torch.device, padded: bool) -> tuple[Group, ...]:
     """Attention groups of rows sorted by length: a group ends where padding would pass a fifth."""
-    groups = []
-    first, at, padded_at = 0, 0, 0
+    groups: list[Group] = []
+    first, at = 0, 0
     while first < len(lengths):
         end = first + 1
         while end < len(lengths) and lengths[end] * (end + 1 - first) * 0.8 <= sum(lengths[first : end + 1]):
             end += 1
         part = lengths[first:end]
-        groups.append(_group(at, padded_at, part, device))
-        at += sum(part)
-        padded_at += len(part) * groups[-1].length
+        groups.append(_group(at, part, device, padded))
+        at = groups[-1].stop
         first = end
-    return groups
+    return tuple(groups)
 
 
-def _group(start: int, padded_start: int, lengths: Sequence[int], device: str | torch.device) -> Group:
+def _group(start: int, lengths: Sequence[int], device: str | torch.device, padded: bool) -> Group:
     length, total = max(lengths) + -max(lengths) % LENGTH_MULTIPLE, sum(lengths)
-    place_of = (start, start + total, len(lengths), length, padded_start)
-    if total == length * len(lengths):
+    stop = start + (length * len(lengths) if padded else total)
+    place_of = (start, stop, len(lengths), length)
+    if stop - start == length * len(lengths):
         return Group(*place_of, None, None, None)
     offsets = np.cumsum([0, *lengths[:-1]])
     place = np.arange(length)[None, :]

@@ -8,6 +8,9 @@ gradient is computed for frozen weights or below the first adapted layer, and th
 only the tokens whose next token is trained. Products are in the handle's precision; the residual
 stream, norms and the loss are fp32.
 
+Where memory asks for it (`recompute`), a block keeps only its input and its inner values are computed again on the way
+back, by the same products in the same order: the same bits.
+
 Shapes: N packed input tokens, M of them trained (both filled up, see batch), P without the filling,
 D model width, F feed-forward width.
 """
@@ -19,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metier.engine.attention import Attention, Buffers
+from metier.engine.attention import Attention, Buffers, Past
 from metier.engine.batch import MicroBatch
 from metier.engine.head import Head
 from metier.engine.lowrank import Gradients, Pair, Working, backward_input, forward
@@ -43,6 +46,9 @@ class Stack:
         self.buffers = Buffers(weights.embed_VD.device)
         self.attention = Attention(weights.shape, dtype, self.buffers)
         self.head = Head(weights, dtype, self.buffers)
+        self.recompute = False
+        self.past: list[Past] | None = None
+        """Per layer, what the rows see of a prefix they share; None where they are whole."""
 
     def score(self, micro: MicroBatch) -> Tensor:
         """Negative log-likelihood of every trained token, nats; keeps nothing for a backward pass."""
@@ -71,29 +77,80 @@ class Stack:
         if not bool(torch.isfinite(nll_P).all()):
             return nll_P
         for i in reversed(range(bottom, self.shape.num_layers)):
+            self._again(i, micro)
             dx = self._backward_ff(i, dx, grads)
             dx = self._backward_attention(i, dx, micro, grads, is_bottom=i == bottom)
         return nll_P
 
+    def states(self, micro: MicroBatch, *, keep_keys: bool = False) -> Tensor:
+        """What enters the first adapted layer, (N, D) fp32; under `keep_keys` k and v of the layers below are kept."""
+        x = self._embedded(micro)
+        for i in range(self.working.first_layer):
+            x = self._forward_attention(i, x, micro, "-", keys=str(i) if keep_keys else "-")
+            x = self._forward_ff(i, x, "-", f"x.{i % 2}")
+        return x
+
+    def keys(self, micro: MicroBatch, x: Tensor) -> None:
+        """From what enters the first adapted layer up to k and v of the top one; all is kept for `keys_backward`."""
+        bottom, top = self.working.first_layer, self.shape.num_layers - 1
+        x = self._wide(f"x{bottom}", len(x)).copy_(x)
+        for i in range(bottom, top):
+            x = self._forward_ff(i, self._forward_attention(i, x, micro, str(i)), str(i), f"x{i + 1}")
+        qkv = self._qkv(top, x, str(top))
+        self.attention.keys(qkv, micro.groups, keep=f"a{top}.")
+
+    def keys_backward(self, micro: MicroBatch, later: list[Past], grads: Gradients) -> None:
+        """Add the gradient that reaches the adapter through k and v of these tokens, summed in `later`."""
+        bottom, top, n = self.working.first_layer, self.shape.num_layers - 1, len(micro.input_N)
+        dqkv = self._narrow("dqkv", n, self.weights.layers[top].qkv.shape[0])
+        self.attention.keys_backward(micro.groups, dqkv, later=later[top])
+        dx = self._wide("dx", n).zero_()
+        dx = self._backward_qkv(top, dqkv, dx, micro, grads, is_bottom=top == bottom)
+        for i in reversed(range(bottom, top)):
+            dx = self._backward_ff(i, dx, grads)
+            dx = self._backward_attention(i, dx, micro, grads, is_bottom=i == bottom, later=later[i])
+
     def _forward(self, micro: MicroBatch, *, first_kept: int) -> Tensor:
         """The last block's output at the trained places, (M, D) fp32, before the final norm."""
-        x = self._wide("x0", len(micro.input_N)).copy_(self.weights.embed_VD[micro.input_N])
-        for i in range(self.shape.num_layers):
+        x, first = self._embedded(micro), 0
+        if micro.states_ND is not None:
+            first = self.working.first_layer
+            x = self._wide(f"x{first}", len(micro.input_N)).copy_(micro.states_ND)
+        for i in range(first, self.shape.num_layers):
             # Below the kept layers, two sets of names take turns, so memory does not grow with depth.
-            keep = str(i) if i >= first_kept else "-"
+            keep = self._name(i) if i >= first_kept else "-"
             x = self._forward_attention(i, x, micro, keep)
             next_name = f"x{i + 1}" if i + 1 >= first_kept else f"x.{i % 2}"
             x = self._forward_ff(i, x, keep, next_name)
         return x
 
-    def _forward_attention(self, i: int, x: Tensor, micro: MicroBatch, keep: str) -> Tensor:
-        s, layer = self.shape, self.weights.layers[i]
+    def _embedded(self, micro: MicroBatch) -> Tensor:
+        return self._wide("x0", len(micro.input_N)).copy_(self.weights.embed_VD[micro.input_N])
+
+    def _name(self, i: int) -> str:
+        """What the inner values of a kept layer are named after: one name for all where they are computed again."""
+        return "again" if self.recompute else str(i)
+
+    def _again(self, i: int, micro: MicroBatch) -> None:
+        """Compute the inner values of a layer again from its input; those of the top layer are still there."""
+        if self.recompute and i < self.shape.num_layers - 1:
+            x = self._forward_attention(i, self._wide(f"x{i}", len(micro.input_N)), micro, "again")
+            self._forward_ff(i, x, "again", "x.again")
+
+    def _qkv(self, i: int, x: Tensor, keep: str) -> Tensor:
+        layer = self.weights.layers[i]
         normed = self._norm(x, layer.norm1_D, f"n1.{keep}")
         qkv = self._linear(i, "qkv", layer.qkv, normed, "qkv", keep)
         if layer.head_norm_HE is not None:
             self._norm_heads(qkv, layer.head_norm_HE, f"raw.{keep}")
+        return qkv
+
+    def _forward_attention(self, i: int, x: Tensor, micro: MicroBatch, keep: str, *, keys: str = "") -> Tensor:
+        s, layer = self.shape, self.weights.layers[i]
+        qkv = self._qkv(i, x, keep)
         mixed = self._narrow(f"mixed.{keep}", x.shape[0], layer.out.shape[1])
-        self.attention.forward(qkv, micro.groups, mixed, keep="" if keep == "-" else f"a{keep}.")
+        past, name = None if self.past is None else self.past[i], keys or keep
+        self.attention.forward(qkv, micro.groups, mixed, keep="" if name == "-" else f"a{name}.", past=past)
         mixed[micro.num_inputs :] = 0  # filled-up tokens belong to no group; what the memory held must not spread
         if i == s.num_layers - 1:
             num = len(micro.select_M)
@@ -111,9 +168,9 @@ class Stack:
 
     def _backward_ff(self, i: int, dx: Tensor, grads: Gradients) -> Tensor:
         """From the gradient of the block's output to that of its middle, in place."""
-        n, f, layer = dx.shape[0], self.shape.ff_width, self.weights.layers[i]
+        n, f, layer, keep = dx.shape[0], self.shape.ff_width, self.weights.layers[i], self._name(i)
         dy = self._narrow("dy", n, dx.shape[1]).copy_(dx)
-        gate_up = self._narrow(f"gate_up.{i}", n, 2 * f)
+        gate_up = self._narrow(f"gate_up.{keep}", n, 2 * f)
         gate, up = gate_up[:, :f], gate_up[:, f:]
         silu = torch.ops.aten.silu.out(gate, out=self._narrow("silu", n, f))
         act = torch.mul(silu, up, out=self._narrow("act", n, f))
@@ -121,22 +178,26 @@ class Stack:
         dgate_up = self._narrow("dgate_up", n, 2 * f)
         torch.mul(dact, silu, out=dgate_up[:, f:])
         torch.ops.aten.silu_backward.grad_input(dact.mul_(up), gate, grad_input=dgate_up[:, :f])
-        normed = self._narrow(f"n2.{i}", n, dx.shape[1])
+        normed = self._narrow(f"n2.{keep}", n, dx.shape[1])
         dnormed = self._linear_backward(i, "gate_up", layer.gate_up, normed, dgate_up, "dnormed", grads)
-        x = self._wide(f"mid.{i}", n)
-        return rms_norm_backward(x, dnormed, dx, layer.norm2_D, self.buffers, name=f"n2.{i}")
+        x = self._wide(f"mid.{keep}", n)
+        return rms_norm_backward(x, dnormed, dx, layer.norm2_D, self.buffers, name=f"n2.{keep}")
 
     def _backward_attention(
-        self, i: int, dx: Tensor, micro: MicroBatch, grads: Gradients, *, is_bottom: bool
+        self,
+        i: int,
+        dx: Tensor,
+        micro: MicroBatch,
+        grads: Gradients,
+        *,
+        is_bottom: bool,
+        later: Past | None = None,
     ) -> Tensor:
-        """From the gradient of the block's middle to that of its input; rows grow from M to N in the last block.
-
-        The bottom block's input needs no gradient: nothing below it trains.
-        """
-        s, n, layer = self.shape, len(micro.input_N), self.weights.layers[i]
+        """From the gradient of the block's middle to that of its input; rows grow from M to N in the last block."""
+        s, n, layer, keep = self.shape, len(micro.input_N), self.weights.layers[i], self._name(i)
         is_top = i == s.num_layers - 1
         dy = self._narrow("dy", *dx.shape).copy_(dx)
-        mixed = self._narrow(f"mixed_M.{i}" if is_top else f"mixed.{i}", dx.shape[0], layer.out.shape[1])
+        mixed = self._narrow(f"mixed_M.{keep}" if is_top else f"mixed.{keep}", dx.shape[0], layer.out.shape[1])
         dmixed = self._linear_backward(i, "out", layer.out, mixed, dy, "dmixed", grads)
         if is_top:
             num = len(micro.place_P)  # the filling repeats the first input and must not overwrite its gradient
@@ -144,18 +205,26 @@ class Stack:
             dmixed = dmixed_N.index_copy_(0, micro.select_M[:num], dmixed[:num])
             dx = self._wide("dx", n).zero_().index_copy_(0, micro.select_M[:num], dx[:num])
         dqkv = self._narrow("dqkv", n, layer.qkv.shape[0])
-        self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{i}.")
+        past = None if self.past is None else self.past[i]
+        self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{keep}.", past=past, later=later)
+        return self._backward_qkv(i, dqkv, dx, micro, grads, is_bottom=is_bottom)
+
+    def _backward_qkv(
+        self, i: int, dqkv: Tensor, dx: Tensor, micro: MicroBatch, grads: Gradients, *, is_bottom: bool
+    ) -> Tensor:
+        """The input's gradient added to `dx`; the bottom block's input needs none, as nothing below it trains."""
+        n, layer, keep = len(micro.input_N), self.weights.layers[i], self._name(i)
         dqkv[micro.num_inputs :] = 0
         if layer.head_norm_HE is not None:
-            self._norm_heads_backward(dqkv, layer.head_norm_HE, f"raw.{i}")
-        normed = self._narrow(f"n1.{i}", n, s.width)
+            self._norm_heads_backward(dqkv, layer.head_norm_HE, f"raw.{keep}")
+        normed = self._narrow(f"n1.{keep}", n, self.shape.width)
         if is_bottom:
             pair, h, g = self._low(i, "qkv", n)
             grads.linear(i, "qkv", normed, dqkv, (h, torch.mm(dqkv, pair.b, out=g)))
             return dx
         dnormed = self._linear_backward(i, "qkv", layer.qkv, normed, dqkv, "dnormed", grads)
         x = self._wide(f"x{i}", n)
-        return rms_norm_backward(x, dnormed, dx, layer.norm1_D, self.buffers, name=f"n1.{i}")
+        return rms_norm_backward(x, dnormed, dx, layer.norm1_D, self.buffers, name=f"n1.{keep}")
 
     def _linear(self, i: int, group: str, weight: Tensor, x: Tensor, name: str, keep: str) -> Tensor:
         pair = self.working.pair(i, group)
@@ -177,7 +246,7 @@ class Stack:
         pair = self.working.pair(i, group)
         assert pair is not None, "only adapted layers are gone back through"
         size = (rows, pair.a.shape[0])
-        return pair, self._narrow(f"h_{group}.{i}", *size), self._narrow("g", *size)
+        return pair, self._narrow(f"h_{group}.{self._name(i)}", *size), self._narrow("g", *size)
 
     def _norm(self, x: Tensor, weight_D: Tensor, name: str) -> Tensor:
         return rms_norm(x, weight_D, self.shape.norm_eps, self.buffers, name=name, dtype=self.dtype)

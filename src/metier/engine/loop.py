@@ -6,12 +6,14 @@
 Verbs of one handle run in the order they are called, on a thread of their own, and return futures.
 A step is shared among worker threads, one core each: torch releases the interpreter lock inside its
 operators, so workers need no barrier per operator. Each sums its own gradients; the sums are added
-in worker order, so a thread count gives the same bits every time.
+in worker order, so a thread count gives the same bits every time. In what form a step is computed (`Form`) changes
+time and memory; loss and gradient stay the same up to rounding.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,10 +23,12 @@ from torch import Tensor
 
 from metier.core.errors import ModelError
 from metier.engine.batch import Batch, MicroBatch, micro_batch, split_rows
+from metier.engine.form import Form
 from metier.engine.handle import Handle
 from metier.engine.llama import Stack
 from metier.engine.losses import Linear, Loss, Weighed, check_loss, divisor, rows_at, rows_together, weigh
 from metier.engine.lowrank import Gradients, Working
+from metier.engine.prefix import SharedPrefix, starts_with
 
 __all__ = ["StepStats", "Trainer", "forward_backward", "logprobs", "optim_step"]
 
@@ -70,6 +74,8 @@ class Trainer:
         self.handle, self.micro_tokens = handle, micro_tokens
         self.working = Working(handle.adapter, handle.shape.num_layers, handle.dtype)
         self.verbs = ThreadPoolExecutor(1, "metier-verbs")
+        self.form = Form()
+        self.prefix: SharedPrefix | None = None
         self.pools: list[ThreadPoolExecutor] = []
         self.stacks: list[Stack] = []
         self.grads: list[Gradients] = []
@@ -81,6 +87,36 @@ class Trainer:
     def _close(self) -> None:
         for pool in [self.verbs, *self.pools]:
             pool.shutdown(wait=True)
+        self.take_form(Form())
+
+    def take_form(self, form: Form) -> None:
+        """Compute steps in this form from now on; the trunk of the form before is closed."""
+        if self.form.trunk is not None and self.form.trunk is not form.trunk:
+            self.form.trunk.files.close()
+        self.form, self.prefix = form, None
+        if form.prefix:
+            stack = Stack(self.handle.weights, self.handle.dtype, self.working)
+            self.prefix = SharedPrefix(form.prefix, stack, is_rounded=form.trunk is not None)
+
+    def prefix_of(self, batch: Batch) -> SharedPrefix | None:
+        """The prefix, where all rows of the batch start with it; else they are computed whole."""
+        return self.prefix if self.prefix is not None and starts_with(batch, self.prefix.tokens) else None
+
+    def skip_of(self, batch: Batch) -> int:
+        """Tokens of every row of the batch that are not computed with it."""
+        prefix = self.prefix_of(batch)
+        return 0 if prefix is None else len(prefix.tokens)
+
+    def alone(self, work: Callable[[], None]) -> None:
+        """Do one thing on all cores."""
+
+        def on_all_cores() -> None:
+            torch.set_num_threads(self.handle.threads)
+            with torch.no_grad():
+                work()
+
+        self.prepare(1)
+        self.pools[0].submit(on_all_cores).result()
 
     def prepare(self, num_workers: int) -> None:
         """Have at least this many workers, each with its own thread and memory."""
@@ -111,7 +147,7 @@ class Trainer:
             grads.flat_P.zero_()
         self.pending = 0.0
 
-    def share(self, batch: Batch, loss: Loss | None = None) -> list[list[int]]:
+    def share(self, batch: Batch, loss: Loss | None = None, *, skip: int = 0) -> list[list[int]]:
         """Rows of each micro-batch; micro-batch i belongs to worker i modulo the workers."""
         lengths = [stop - start for start, stop in zip(batch.row_start_R, batch.row_start_R[1:], strict=False)]
         longest = max(range(len(lengths)), key=lambda r: lengths[r])
@@ -120,35 +156,48 @@ class Trainer:
                 f"row {batch.row_id_R[longest]}: {lengths[longest]} tokens; the base reads at most "
                 f"{self.handle.shape.max_positions}. Drop the row or shorten it."
             )
-        num_workers = max(1, min(self.handle.threads, sum(lengths) // MIN_WORKER_TOKENS))
+        own = [length - skip for length in lengths]
+        num_workers = max(1, min(self.handle.threads, sum(own) // MIN_WORKER_TOKENS))
         return split_rows(
-            lengths, num_workers=num_workers, micro_tokens=self.micro_tokens, rows_together=rows_together(loss)
+            own, num_workers=num_workers, micro_tokens=self.micro_tokens, rows_together=rows_together(loss)
         )
 
     def run(self, batch: Batch, loss: Loss | None = None) -> list[Part]:
         """What every micro-batch gives; trains where a loss is given."""
-        parts = self.share(batch, loss)
+        prefix, skip, form = self.prefix_of(batch), self.skip_of(batch), self.form
+        parts = self.share(batch, loss, skip=skip)
         num_workers = min(self.handle.threads, len(parts))
         self.prepare(num_workers)
         if loss is not None:
             self.prepare_gradients()
+        for stack in self.stacks:
+            stack.recompute, stack.past = form.checkpointing, None
+        if prefix is not None:
+            self.alone(prefix.forward)
+            for stack in self.stacks[:num_workers]:
+                stack.past = prefix.past(has_gradient=loss is not None)
         threads_each = max(1, self.handle.threads // num_workers)
         device = self.handle.weights.embed_VD.device
 
         def work(worker: int) -> list[Part]:
             torch.set_num_threads(threads_each)  # of this worker's thread only: OpenMP keeps the count per thread
-            results = []
+            stack, results = self.stacks[worker], []
             with torch.no_grad():
                 for rows in parts[worker::num_workers]:
-                    micro = micro_batch(batch, rows, device=device)
+                    micro = micro_batch(batch, rows, device=device, skip=skip, padded=form.layout == "padded")
+                    if form.trunk is not None:
+                        micro = micro._replace(states_ND=form.trunk.gather(batch, micro, stack, skip=skip))
                     if loss is None:
-                        results.append(Part(micro.place_P, self.stacks[worker].score(micro)))
+                        results.append(Part(micro.place_P, stack.score(micro)))
                     else:
-                        results.append(_train(self.stacks[worker], self.grads[worker], batch, micro, loss))
+                        results.append(_train(stack, self.grads[worker], batch, micro, loss))
             return results
 
         futures = [self.pools[worker].submit(work, worker) for worker in range(num_workers)]
-        return [result for future in futures for result in future.result()]
+        results = [result for future in futures for result in future.result()]
+        if prefix is not None and loss is not None and all(bool(part.nll_P.isfinite().all()) for part in results):
+            self.alone(lambda: prefix.backward(self.grads[0]))
+        return results
 
 
 def _train(stack: Stack, grads: Gradients, batch: Batch, micro: MicroBatch, loss: Loss) -> Part:
