@@ -168,7 +168,10 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
     (ArmConfig, "k"): f"{RUN}::test_an_arm_tries_the_numbers_of_examples_it_was_given",
     **{
         (TuneConfig, name): f"{TUNE}::test_another_value_is_another_run"
-        for name in ("rank", "alpha", "lr", "max_row_tokens", "weight_decay", "max_grad_norm", "evals", "product_dtype")
+        for name in (
+            "rank", "alpha", "lr", "max_row_tokens", "weight_decay", "max_grad_norm", "evals", "product_dtype",
+            "layout", "checkpointing", "trunk_gib",
+        )
     },
     (TuneConfig, "objective"): f"{DPO}::test_an_objective_is_run_by_its_own_function_only",
     (TuneConfig, "dpo"): f"{PAIRS}::test_draws_follow_the_settings",

@@ -15,7 +15,7 @@ from metier.core.errors import DataError, ModelError
 from metier.core.tune_config import TuneConfig
 from metier.engine import state
 from metier.render import RenderedRow
-from metier.tune import Progress, TuneResult, tune
+from metier.tune import Options, Progress, TuneResult, tune
 from tests.engine.builders import pattern_rows, tiny_base
 
 CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.5, step_tokens=128, evals=3, product_dtype="fp32", lr=0.02)
@@ -40,7 +40,7 @@ def files_of(out_dir: Path) -> dict[str, object]:
 
 def test_tuning_learns_and_keeps_the_step_with_the_lowest_dev_loss(base_dir: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    result = run(base_dir, tmp_path / "tune", on_progress=seen.append)
+    result = run(base_dir, tmp_path / "tune", options=Options(on_progress=seen.append))
     losses = dict(result.dev_curve)
     assert losses[result.num_steps] < losses[0] - 0.5
     assert losses[result.best_step] == min(loss for step, loss in result.dev_curve if step)
@@ -54,6 +54,7 @@ def test_tuning_learns_and_keeps_the_step_with_the_lowest_dev_loss(base_dir: Pat
         "adapter",
         "done.json",
         "dropped.jsonl",
+        "execution.json",
         "metrics.jsonl",
     ]
 
@@ -61,9 +62,9 @@ def test_tuning_learns_and_keeps_the_step_with_the_lowest_dev_loss(base_dir: Pat
 def test_a_finished_folder_is_returned_as_it_is_and_other_settings_tune_again(base_dir: Path, tmp_path: Path) -> None:
     first = run(base_dir, tmp_path / "tune")
     seen: list[Progress] = []
-    assert run(base_dir, tmp_path / "tune", on_progress=seen.append) == first
+    assert run(base_dir, tmp_path / "tune", options=Options(on_progress=seen.append)) == first
     assert not seen
-    other = run(base_dir, tmp_path / "tune", config=replace(CONFIG, weight_decay=0.3), on_progress=seen.append)
+    other = run(base_dir, tmp_path / "tune", config=replace(CONFIG, weight_decay=0.3), options=Options(on_progress=seen.append))
     assert seen and other.fingerprint != first.fingerprint
 
 
@@ -83,7 +84,7 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
             raise _Killed
 
     with pytest.raises(_Killed):
-        run(base_dir, tmp_path / "cut", on_progress=stop)
+        run(base_dir, tmp_path / "cut", options=Options(on_progress=stop))
     assert not (tmp_path / "cut" / "done.json").exists()
     resumed = run(base_dir, tmp_path / "cut")
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
@@ -125,7 +126,7 @@ def test_a_kill_inside_a_save_leaves_the_last_whole_checkpoint(base_dir: Path, t
     first_eval = json.loads((found_dir / "state.json").read_text())["step"]
     assert 0 < first_eval < len(list(files_of(tmp_path / "whole")["metrics"]))  # type: ignore[call-overload]  # a list
     seen: list[Progress] = []
-    run(base_dir, out_dir, on_progress=seen.append)
+    run(base_dir, out_dir, options=Options(on_progress=seen.append))
     assert seen[0].step == first_eval + 1
     assert files_of(out_dir) == files_of(tmp_path / "whole")
 

@@ -14,7 +14,7 @@ from metier.tune import tune
 from tests.engine.builders import pattern_rows, tiny_base
 from tests.tune.test_recipe import files_of
 
-CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.0, step_tokens=128, evals=2, product_dtype="fp32", lr=0.02)
+CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.0, step_tokens=128, evals=2, product_dtype="fp32", lr=0.02, depth=2)
 OTHER: dict[str, Any] = {
     "depth": 1,
     "rank": 2,
@@ -28,6 +28,9 @@ OTHER: dict[str, Any] = {
     "max_grad_norm": 0.01,
     "evals": 1,
     "product_dtype": "bf16",
+    "layout": "padded",
+    "checkpointing": "on",
+    "trunk_gib": 0.0,
 }
 REFUSED = {"method": "full"}
 OBJECTIVE = {"objective", "dpo"}
@@ -46,8 +49,9 @@ def first(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def run(base_dir: Path, out_dir: Path, config: TuneConfig) -> dict[str, object]:
-    tune(TRAIN, DEV, config, base=base_dir, out_dir=out_dir, seed=0, threads=1)
-    return {**files_of(out_dir), "dropped": (out_dir / "dropped.jsonl").read_text()}
+    result = tune(TRAIN, DEV, config, base=base_dir, out_dir=out_dir, seed=0, threads=1)
+    chosen = {name: choice.name for name, choice in result.execution.choices.items()}
+    return {**files_of(out_dir), "dropped": (out_dir / "dropped.jsonl").read_text(), "chosen": chosen}
 
 
 def test_the_table_holds_every_setting() -> None:

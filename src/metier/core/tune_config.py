@@ -89,6 +89,12 @@ class TuneConfig(Settings):
     """Evaluations of the dev loss over the run; the best checkpoint is kept."""
     product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
+    layout: Literal["auto", "packed", "padded"] = "packed"
+    """Rows end to end or padded to the length of their neighbours; auto times both, so two runs may differ in rounding."""
+    checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Compute inner values again on the way back instead of keeping them; auto does where memory would not do."""
+    trunk_gib: float = 4.0
+    """Disk space for the states that enter the lowest adapted layer, in GiB; 0 computes them again in every pass."""
 
     def __post_init__(self) -> None:
         if self.dpo is not None and self.objective != "dpo":
@@ -100,6 +106,7 @@ class TuneConfig(Settings):
         within("lr", self.lr, 0, 1, ends="[)")
         within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
         at_least("step_tokens", self.step_tokens, 0)
+        at_least("trunk_gib", self.trunk_gib, 0)
         for name in ("rank", "max_row_tokens", "evals"):
             at_least(name, getattr(self, name), 1)  # getattr: the names stand one line above
         above("alpha", self.alpha, 0)

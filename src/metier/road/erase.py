@@ -213,6 +213,8 @@ def _carry_out(
     for folder in (session.workspace.root / "stages").glob("*/"):
         if folder.name not in KEPT_STAGES:
             shutil.rmtree(folder)
+    if session.workspace.trunk_dir.exists():  # hidden states of the person's rows among them
+        shutil.rmtree(session.workspace.trunk_dir)
     _redact_report(session, plan.rows, draw_page)
     holding = files_holding(session.project_dir, subject)
     return _certify(session, replace(plan, is_done=True, num_objects=num_objects, still_holding=holding))

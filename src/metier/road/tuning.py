@@ -25,7 +25,7 @@ from metier.road.workspace import Stage
 
 if TYPE_CHECKING:
     from metier.engine import Handle
-    from metier.tune import Progress, TuneResult
+    from metier.tune import Options, Progress, TuneResult
 
 __all__ = ["Tuning"]
 
@@ -72,7 +72,7 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                on_progress=self._tell,
+                options=self._options,
             )
             write_json(stage_dir / "facts.json", self._facts(result))
 
@@ -93,7 +93,7 @@ class Tuning:
     @cached_property
     def dpo_stage(self) -> Stage:
         """The finished stage of the pairs: it goes on from the adapter of the gold replies."""
-        from metier.tune import Options, tune_pairs
+        from metier.tune import tune_pairs
 
         session, config = self.session, self._config
         sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / "adapter", self.rendered)
@@ -108,7 +108,7 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                options=Options(start=sft.adapter_dir, on_progress=self._tell),
+                options=replace(self._options, start=sft.adapter_dir),
             )
             earlier = read_json(self.sft_stage.dir / "facts.json")
             counts = {"pairs": dict(pairs.counts), "sft_seconds": earlier["seconds"]}
@@ -132,6 +132,13 @@ class Tuning:
             self.session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=self.session.wanted_dtype
         )
 
+    @property
+    def _options(self) -> Options:
+        """How the stages are done; the states of rows are kept for all of them."""
+        from metier.tune import Options
+
+        return Options(on_progress=self._tell, trunk_dir=self.session.workspace.trunk_dir)
+
     def _tell(self, now: Progress) -> None:
         """Steps of sft are the first half of a dpo run."""
         done = now.step / now.num_steps
@@ -153,6 +160,7 @@ class Tuning:
             "seconds": result.seconds,
             "lr": result.lr,
             "step_tokens": result.step_tokens,
+            "execution": result.execution.as_json(),
         }
 
     def run(self) -> None:

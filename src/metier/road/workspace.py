@@ -57,6 +57,11 @@ class Workspace:
         """Where the newest finished report lies."""
         return self.root / "report"
 
+    @property
+    def trunk_dir(self) -> Path:
+        """Hidden states of rows below adapted layers, for all runs of the project; an erasure drops them all."""
+        return self.root / "trunk"
+
     def stage_dir(self, name: str, wanted_hash: str) -> Path:
         """Folder of a stage with this hash."""
         return self.root / "stages" / name / wanted_hash[:16]

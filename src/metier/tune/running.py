@@ -35,6 +35,8 @@ from metier.engine import (
     read_shape,
     save_state,
 )
+from metier.engine.form import Execution
+from metier.tune.arrange import RunRows, arrange
 from metier.tune.metrics import Metrics
 from metier.tune.schedule import eval_steps, lr_at, run_steps, step_tokens_of
 
@@ -55,7 +57,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
 
@@ -81,6 +83,8 @@ class Options:
     threads: int | None = None
     """Cores; None takes all this process may use."""
     on_progress: Callable[[Progress], None] | None = None
+    trunk_dir: Path | None = None
+    """Where the states below the adapted layers are kept for all runs that share rows; None: beside `out_dir`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +110,8 @@ class TuneResult:
     """Of the steps and dev scores, over all resumptions."""
     fingerprint: str
     """Of base and best adapter together."""
+    execution: Execution
+    """In what form the run was computed, and why."""
 
 
 Examples = Sequence["tuple[RenderedRow, ...]"]
@@ -181,7 +187,7 @@ def run_objective(
         if finished(out_dir, wanted):
             return _result_of(out_dir)
         run = _Run(handle, objective, steps, config, out_dir, wanted)
-        run.resume_or_start()
+        run.resume_or_start(options.trunk_dir or out_dir.parent / "trunk")
         run.note_dropped(dropped)
         for step in range(run.step + 1, len(steps) + 1):
             run.take_step(step, options.on_progress)
@@ -265,12 +271,22 @@ class _Run:
         self.best: dict[str, Any] = {}  # Any: JSON values, saved with the checkpoint
         self.saved_at = time.monotonic()
 
-    def resume_or_start(self) -> None:
+    def resume_or_start(self, trunk_dir: Path) -> None:
         """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
         found_dir = find_state(self.state_dir)
         resumed = found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted
         if not resumed:
             fresh_dir(self.out_dir)
+        rows = [row for part in (self.objective.train, self.objective.dev) for example in part for row in example]
+        first_step = [row for i in self.steps[0] for row in self.objective.train[i]]
+        self.execution = arrange(
+            self.handle,
+            RunRows(all=rows, first_step=first_step),
+            self.config,
+            out_dir=self.out_dir,
+            trunk_dir=trunk_dir,
+            resumed=resumed,
+        )
         self.objective.prepare(self.handle, self.out_dir, resumed=resumed)
         if resumed:
             facts = load_state(self.handle, self.state_dir)
@@ -387,6 +403,7 @@ class _Run:
             num_trained=self.num_trained,
             seconds=self.seconds,
             fingerprint=self.best["fingerprint"],
+            execution=self.execution,
         )
         drop_state(self.state_dir)
         values = {**asdict(result), "adapter_dir": result.adapter_dir.name}
@@ -398,5 +415,6 @@ def _result_of(out_dir: Path) -> TuneResult:
     """The result of a finished folder."""
     values = read_json(out_dir / "done.json")["result"]
     values["adapter_dir"] = out_dir / values["adapter_dir"]
+    values["execution"] = Execution.from_json(values["execution"])
     values["dev_curve"] = tuple((step, loss) for step, loss in values["dev_curve"])
     return TuneResult(**values)

@@ -10,14 +10,14 @@ the whole step. How a run goes, and goes on after a kill, is in `running.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metier.core.tune_config import TuneConfig
 from metier.engine import Handle, Linear, StepStats, logprobs, make_batch
-from metier.tune.running import Examples, Options, Progress, TuneResult, require_objective, run_objective, within_limit
+from metier.tune.running import Examples, Options, TuneResult, require_objective, run_objective, within_limit
 from metier.tune.schedule import DEFAULT_PASSES, default_lr
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def tune(
     out_dir: Path,
     seed: int,
     threads: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    options: Options | None = None,
 ) -> TuneResult:
     """Tune an adapter on `train`; the checkpoint with the lowest loss on `dev` is the result.
 
@@ -49,6 +49,7 @@ def tune(
         StoreError: the disk is full; the last checkpoint is intact.
     """
     require_objective(config, "sft", instead="tune_pairs(...)")
+    options = options or Options()
     kept = within_limit([(row,) for row in train], config, part="train")
     kept_dev = within_limit([(row,) for row in dev], config, part="dev")
     return run_objective(
@@ -57,7 +58,7 @@ def tune(
         base=base,
         out_dir=out_dir,
         seed=seed,
-        options=Options(threads=threads, on_progress=on_progress),
+        options=replace(options, threads=threads or options.threads),
         dropped=[row.row_id for row in train if len(row.tokens) > config.max_row_tokens],
     )
 

@@ -1,0 +1,168 @@
+"""In what form a run is computed: decided before its first step, told, and stored; a resumed run takes the same.
+
+    >>> arrange(handle, rows, config, Plan(...)).lines()[4]  # doctest: +SKIP
+    'layout: packed (tune.layout)'
+
+What changes the bits of a run (layout, shared prefix, stored states) is read again from the run's folder on resume,
+whatever a new measurement would say.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metier.core.errors import StoreError
+from metier.core.folders import read_json, write_json
+from metier.core.tune_config import TuneConfig
+from metier.engine import Handle
+from metier.engine.batch import last_input
+from metier.engine.choose import choose_checkpointing, choose_layout
+from metier.engine.form import Choice, Execution, Form
+from metier.engine.loop import MIN_WORKER_TOKENS, trainer_of
+from metier.engine.prefix import MIN_PREFIX_TOKENS, common_prefix
+from metier.engine.trunk import Trunk, open_trunk
+
+if TYPE_CHECKING:
+    from metier.render import RenderedRow
+
+__all__ = ["EXECUTION_NAME", "RunRows", "arrange"]
+
+log = logging.getLogger(__name__)
+
+EXECUTION_NAME = "execution.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRows:
+    """The rows of a run, and where they are used."""
+
+    all: Sequence[RenderedRow]
+    """Train and dev."""
+    first_step: Sequence[RenderedRow]
+    """A normal step: what is timed."""
+
+
+def arrange(
+    handle: Handle, rows: RunRows, config: TuneConfig, *, out_dir: Path, trunk_dir: Path, resumed: bool
+) -> Execution:
+    """Decide, tell, store, and set the handle up; rows' states that are not stored yet are computed now.
+
+    Raises:
+        StoreError: the disk is full, or an unfinished run has lost its states and there is no room for them.
+    """
+    path = out_dir / EXECUTION_NAME
+    before = Execution.from_json(read_json(path)) if resumed and path.exists() else None
+    prefix, prefix_choice = _prefix(rows.all)
+    trunk, num_bytes, trunk_choice = _trunk(handle, rows.all, config, len(prefix), trunk_dir, before)
+    trainer = trainer_of(handle)
+    form = Form(prefix=tuple(prefix), trunk=trunk)
+    trainer.verbs.submit(trainer.take_form, form).result()
+    if trunk is not None:
+        trainer.verbs.submit(trunk.fill, trainer, rows.all).result()
+    layout = _layout(handle, rows.first_step, config, before)
+    longest = max(last_input(row.weight) for row in rows.all) - len(prefix)
+    workers = max(1, min(handle.threads, config.step_tokens // MIN_WORKER_TOKENS))
+    micro_tokens = max(longest, min(trainer.micro_tokens, config.step_tokens // workers))
+    checkpointing = _checkpointing(handle, config, micro_tokens=micro_tokens, workers=workers)
+    form = replace(form, layout=layout.name, checkpointing=checkpointing.name == "on")  # type: ignore[arg-type]  # packed or padded
+    trainer.verbs.submit(trainer.take_form, form).result()
+    first_layer = handle.require_adapter("tune").first_layer
+    execution = Execution(
+        block=Choice(name="compact", reason="the base's architecture is one that the compact block computes"),
+        product_dtype=_dtype(handle, config),
+        workers=Choice(
+            name=str(workers),
+            reason=f"{handle.threads} threads, steps of {config.step_tokens} tokens, {MIN_WORKER_TOKENS} a worker at least",
+        ),
+        micro_tokens=Choice(
+            name=str(micro_tokens), reason=f"at most {trainer.micro_tokens} a worker at a time, or one row"
+        ),
+        layout=layout,
+        checkpointing=checkpointing,
+        prefix=prefix_choice,
+        trunk=trunk_choice,
+        prefix_tokens=len(prefix),
+        trunk_layers=first_layer if trunk is not None else 0,
+        trunk_bytes=num_bytes if trunk is not None else 0,
+    )
+    for line in execution.lines():
+        log.info("%s", line)
+    write_json(path, execution.as_json())
+    return execution
+
+
+def _prefix(rows: Sequence[RenderedRow]) -> tuple[list[int], Choice]:
+    shared = common_prefix([row.tokens for row in rows], [row.weight for row in rows], least=1)
+    told = f"{len(shared)} tokens are the same in all {len(rows)} rows"
+    if len(shared) < MIN_PREFIX_TOKENS:
+        return [], Choice(name="none", reason=f"{told}; it pays from {MIN_PREFIX_TOKENS}")
+    return shared, Choice(name=f"{len(shared)} tokens", reason=f"{told}; computed once a step")
+
+
+def _trunk(
+    handle: Handle,
+    rows: Sequence[RenderedRow],
+    config: TuneConfig,
+    skip: int,
+    trunk_dir: Path,
+    before: Execution | None,
+) -> tuple[Trunk | None, int, Choice]:
+    """The stored states, the bytes they need, and why."""
+    first_layer, limit = handle.require_adapter("tune").first_layer, config.trunk_gib * 2**30
+    if not first_layer:
+        return None, 0, Choice(name="none", reason="all layers are adapted")
+    if not limit:
+        return None, 0, Choice(name="none", reason="tune.trunk_gib is 0")
+    if before is not None and not before.trunk_layers:
+        return None, 0, Choice(name="none", reason=f"as the run began: {before.trunk.reason}")
+    trunk, num_bytes = open_trunk(handle, rows, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
+    told = f"{num_bytes / 2**30:.3f} GiB for {len(rows)} rows"
+    if trunk is not None:
+        return trunk, num_bytes, Choice(name=f"{first_layer} layers", reason=f"{told}, at most {config.trunk_gib:g}")
+    why = "over tune.trunk_gib" if num_bytes > limit else "not free on the disk, or held by other runs"
+    if before is not None:
+        raise StoreError(
+            f"{trunk_dir}: the run began with stored states and needs {told}, {why}. Free the space and run the same "
+            "command again: it resumes."
+        )
+    log.warning("the states below the adapted layers are not stored: %s, %s", told, why)
+    return None, num_bytes, Choice(name="none", reason=f"{told}, {why} ({config.trunk_gib:g})")
+
+
+def _layout(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, before: Execution | None) -> Choice:
+    if before is not None:
+        return before.layout
+    if config.layout != "auto":
+        return Choice(name=config.layout, reason="tune.layout")
+    return choose_layout(handle, rows)
+
+
+def _checkpointing(handle: Handle, config: TuneConfig, *, micro_tokens: int, workers: int) -> Choice:
+    """The same bits either way, so a resumed run may decide anew."""
+    if config.checkpointing != "auto":
+        return Choice(name=config.checkpointing, reason="tune.checkpointing")
+    return choose_checkpointing(handle, micro_tokens=micro_tokens, workers=workers, free_bytes=_free_bytes())
+
+
+def _dtype(handle: Handle, config: TuneConfig) -> Choice:
+    name = str(handle.dtype).removeprefix("torch.")
+    why = "tune.product_dtype" if config.product_dtype != "auto" else "measured to be the faster one here"
+    return Choice(name=name, reason=why)
+
+
+def _free_bytes() -> float:
+    """Memory this process could still take; a container's limit counts where it is lower."""
+    free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if sys.platform == "linux":
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), free)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        free = min(free, int(text) - float(used.read_text(encoding="ascii")))
+    return free
