@@ -169,8 +169,17 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
     **{
         (TuneConfig, name): f"{TUNE}::test_another_value_is_another_run"
         for name in (
-            "rank", "alpha", "lr", "max_row_tokens", "weight_decay", "max_grad_norm", "evals", "product_dtype",
-            "layout", "checkpointing", "trunk_gib",
+            "rank",
+            "alpha",
+            "lr",
+            "max_row_tokens",
+            "weight_decay",
+            "max_grad_norm",
+            "evals",
+            "product_dtype",
+            "layout",
+            "checkpointing",
+            "trunk_gib",
         )
     },
     (TuneConfig, "objective"): f"{DPO}::test_an_objective_is_run_by_its_own_function_only",

@@ -81,7 +81,9 @@ def test_the_stored_states_are_the_hidden_states_of_transformers_rounded_to_bf16
         with torch.no_grad():
             wanted = peer(torch.tensor([row.tokens[:read]]), output_hidden_states=True).hidden_states[2][0]
         states = trunk.files.views[row_key(batch, i, read, skip=0)].float()
-        assert float(((states - wanted).abs() / wanted.abs().clamp_min(1e-3)).max()) < 2**-8  # half a step of bf16, and fp32
+        assert (
+            float(((states - wanted).abs() / wanted.abs().clamp_min(1e-3)).max()) < 2**-8
+        )  # half a step of bf16, and fp32
     close(handle)
 
 
@@ -215,7 +217,9 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(base_dir: Path, tmp_
     assert states_path(tmp_path).stat().st_size > size, "the child must have been killed while it wrote"
     trunk, num = filled(handle, ROWS, tmp_path)
     assert num == len(ROWS) - 3
-    indexed = sum(entry[1] for entry in json.loads(states_path(tmp_path).with_name("index.json").read_text())["rows"].values())
+    indexed = sum(
+        entry[1] for entry in json.loads(states_path(tmp_path).with_name("index.json").read_text())["rows"].values()
+    )
     assert states_path(tmp_path).stat().st_size == indexed * trunk.files.token_bytes
     close(handle)
 

@@ -48,7 +48,9 @@ def after_prefix(num_prefix: int, lengths: list[int], *, seed: int = 5) -> list[
 def step(handle: Handle, batches: list[list[RenderedRow]]) -> tuple[float, torch.Tensor]:
     """Loss and gradient of one step given as several batches."""
     total = sum(make_batch(rows).total_weight for rows in batches)
-    loss = sum(forward_backward(handle, make_batch(rows), Linear(divide_by=total)).result().loss_nats for rows in batches)
+    loss = sum(
+        forward_backward(handle, make_batch(rows), Linear(divide_by=total)).result().loss_nats for rows in batches
+    )
     grad: torch.Tensor = sum(grads.flat_P.clone() for grads in trainer_of(handle).grads)  # type: ignore[assignment]  # sum of tensors is typed as int
     close(handle)
     return loss, grad

@@ -35,7 +35,9 @@ def run(
     base_dir: Path, out_dir: Path, config: TuneConfig = CONFIG, *, rows: list[RenderedRow] = TRAIN, **options: object
 ) -> TuneResult:
     how = Options(**options)  # type: ignore[arg-type]  # object: any option
-    return tune(rows, DEV if rows is TRAIN else rows[:4], config, base=base_dir, out_dir=out_dir, seed=0, threads=1, options=how)
+    return tune(
+        rows, DEV if rows is TRAIN else rows[:4], config, base=base_dir, out_dir=out_dir, seed=0, threads=1, options=how
+    )
 
 
 def with_prefix(rows: list[RenderedRow], num_tokens: int) -> list[RenderedRow]:

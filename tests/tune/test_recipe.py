@@ -64,7 +64,9 @@ def test_a_finished_folder_is_returned_as_it_is_and_other_settings_tune_again(ba
     seen: list[Progress] = []
     assert run(base_dir, tmp_path / "tune", options=Options(on_progress=seen.append)) == first
     assert not seen
-    other = run(base_dir, tmp_path / "tune", config=replace(CONFIG, weight_decay=0.3), options=Options(on_progress=seen.append))
+    other = run(
+        base_dir, tmp_path / "tune", config=replace(CONFIG, weight_decay=0.3), options=Options(on_progress=seen.append)
+    )
     assert seen and other.fingerprint != first.fingerprint
 
 

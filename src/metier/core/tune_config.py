@@ -90,7 +90,7 @@ class TuneConfig(Settings):
     product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
     layout: Literal["auto", "packed", "padded"] = "packed"
-    """Rows end to end or padded to the length of their neighbours; auto times both, so two runs may differ in rounding."""
+    """Rows end to end or padded to their neighbours' length; auto times both, and two runs may then round otherwise."""
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Compute inner values again on the way back instead of keeping them; auto does where memory would not do."""
     trunk_gib: float = 4.0

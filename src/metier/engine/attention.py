@@ -165,7 +165,7 @@ class Attention:
         self._unrotate(dq, dk.mul_(self.scale), dv, group, dqkv_NW, 0)
 
     def kept_keys(self, groups: tuple[Group, ...], num_tokens: int, *, keep: str) -> Past:
-        """k and v of one row, as `forward` or `keys` kept them."""
+        """K and v of one row, as `forward` or `keys` kept them."""
         _, k, v = self._kept(groups, 0, keep, 0)
         return Past(k[:, :num_tokens], v[:, :num_tokens])
 
@@ -180,9 +180,7 @@ class Attention:
         torch.add(self._mask(start, stop, before), score, alpha=self.scale, out=score)
         return torch.softmax(p, -1, out=p)
 
-    def _kept(
-        self, groups: tuple[Group, ...], index: int, name: str, before: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _kept(self, groups: tuple[Group, ...], index: int, name: str, before: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k and v of a group: its part of one buffer for all groups, so that memory follows the tokens."""
         s = self.shape
         num_k, e = s.num_kv_heads, s.head_width

@@ -172,7 +172,7 @@ class MicroBatch(NamedTuple):
     lengths: tuple[int, ...]
     """Input tokens of each, padding not counted."""
     num_inputs: int
-    """Input tokens of the rows and their padding; `input_N` is filled up with tokens that no row has and no loss sees."""
+    """Tokens of the rows and their padding; `input_N` is filled up with tokens that no row has and no loss sees."""
     input_N: Tensor
     groups: tuple[Group, ...]
     select_M: Tensor

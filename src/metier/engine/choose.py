@@ -1,7 +1,7 @@
-"""What a run lets the machine decide, each with its reason: the layout of rows, and whether memory asks for checkpoints.
+"""What a run lets the machine decide, with its reason: the layout of rows, and whether memory asks for checkpoints.
 
-    >>> choose_layout(handle, rows).name  # doctest: +SKIP
-    'packed'
+>>> choose_layout(handle, rows).name  # doctest: +SKIP
+'packed'
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from metier.engine.batch import TokenRow, make_batch
 from metier.engine.form import Choice, Layout
 from metier.engine.handle import Handle
 from metier.engine.head import CHUNK
-from metier.engine.losses import Linear
 from metier.engine.loop import forward_backward, trainer_of
+from metier.engine.losses import Linear
 from metier.engine.weights import LlamaShape
 
 __all__ = ["choose_checkpointing", "choose_layout", "step_bytes"]

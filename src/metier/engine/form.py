@@ -75,4 +75,7 @@ class Execution:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Execution:  # Any: JSON values
         """Read again."""
-        return cls(**{name: Choice(**value) if isinstance(value, dict) else value for name, value in values.items()})
+        read: dict[str, Any] = {}  # Any: a choice or a number
+        for name, value in values.items():
+            read[name] = Choice(**value) if isinstance(value, dict) else value
+        return cls(**read)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from metier.engine.attention import Past
-from metier.engine.batch import Batch, MicroBatch, last_input, prefix_batch
+from metier.engine.batch import Batch, MicroBatch, prefix_batch
 from metier.engine.lowrank import Gradients
 
 if TYPE_CHECKING:

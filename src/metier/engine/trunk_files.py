@@ -1,7 +1,7 @@
 """Hidden states on disk: one growing file of bf16 rows and an index of what is whole in it.
 
     trunk/<key>/states-0.bin   rows of hidden states end to end, memory-mapped
-    trunk/<key>/index.json     {"file": "states-0.bin", "end": 812, "width": 576, "rows": {row key: [at, tokens, sha256]}}
+    trunk/<key>/index.json     {"file": "states-0.bin", "end": 81, "width": 576, "rows": {key: [at, tokens, sha256]}}
     trunk/<key>/writer.lock    held while a block is appended
     trunk/<key>/in_use         held, shared, by every run that reads here; its time is that of the last use
 

@@ -78,7 +78,7 @@ def arrange(
         product_dtype=_dtype(handle, config),
         workers=Choice(
             name=str(workers),
-            reason=f"{handle.threads} threads, steps of {config.step_tokens} tokens, {MIN_WORKER_TOKENS} a worker at least",
+            reason=f"{handle.threads} threads; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
         ),
         micro_tokens=Choice(
             name=str(micro_tokens), reason=f"at most {trainer.micro_tokens} a worker at a time, or one row"
