@@ -15,6 +15,7 @@ from metier.engine.loop import Trainer, trainer_of
 from metier.engine.prefix import common_prefix, starts_with
 from metier.render import RenderedRow
 from tests.engine.builders import VOCAB, random_row, random_rows, tiny_base
+from tests.engine.family_builders import COMPACT, write_model
 
 SHORT, LONG = [9, 14, 3, 40, 22, 31, 5], [300, 520, 8, 260]
 
@@ -155,3 +156,14 @@ def test_checkpointing_holds_less_memory(tmp_path: Path) -> None:
         held.append(sum(x.numel() * x.element_size() for x in stack.buffers.flat.values()))
         close(handle)
     assert held[1] < 0.5 * held[0]
+
+
+@pytest.mark.parametrize("family", ["qwen3 untied with biases", "llama 3.1"])
+def test_other_families_keep_their_numbers_in_every_form(family: str, tmp_path: Path) -> None:
+    base_dir = write_model(tmp_path / "base", COMPACT[family])
+    rows = after_prefix(45, [9, 14, 300, 40])
+    prefix = tuple(rows[0].tokens[:45])
+    for first_layer in (0, 1):
+        expected = step(loaded(base_dir, Form(), first_layer=first_layer), [rows])
+        for form in (Form(prefix=prefix), Form(layout="padded"), Form(prefix=prefix, checkpointing=True)):
+            assert_same(step(loaded(base_dir, form, first_layer=first_layer), [rows]), expected)

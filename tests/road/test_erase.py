@@ -27,6 +27,7 @@ from tests.road.small_project import LEAN, rows, write_project
 
 PERSON = "Zuzana Quill-77"
 TEXT = LEAN.replace('groups = ["customer"]', 'groups = ["customer"]\nsubject = ["customer"]')
+TRUNK = ".metier/trunk"
 MARKS = ("Zuzana", "zuzana", "Quill-77", "quill-77")
 
 
@@ -107,6 +108,14 @@ def test_nothing_of_the_person_is_left_and_everything_still_verifies(project: Pa
     assert talk.code == 1
     assert "was retired: it was trained on a row that was erased since. Train it anew: metier run" in talk.err
     assert not (project / ".metier/report/data.html").exists()
+
+
+def test_hidden_states_of_the_rows_go_with_the_person(project: Path) -> None:
+    assert list((project / TRUNK).glob("*/states-*.bin")), "the run stored what enters its adapted layers"
+    erase(project, "--dry-run")
+    assert (project / TRUNK).exists()
+    erase(project)
+    assert not (project / TRUNK).exists()
 
 
 def test_the_certificate_is_signed_and_an_edited_one_does_not_check(project: Path) -> None:

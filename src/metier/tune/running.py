@@ -107,7 +107,7 @@ class TuneResult:
     """Tokens seen over all passes."""
     num_trained: int
     seconds: float
-    """Of the steps and dev scores, over all resumptions."""
+    """Of the steps, dev scores and what comes before the first, over all resumptions."""
     fingerprint: str
     """Of base and best adapter together."""
     execution: Execution
@@ -277,6 +277,7 @@ class _Run:
         resumed = found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted
         if not resumed:
             fresh_dir(self.out_dir)
+        began = time.monotonic()
         rows = [row for part in (self.objective.train, self.objective.dev) for example in part for row in example]
         first_step = [row for i in self.steps[0] for row in self.objective.train[i]]
         self.execution = arrange(
@@ -288,14 +289,16 @@ class _Run:
             resumed=resumed,
         )
         self.objective.prepare(self.handle, self.out_dir, resumed=resumed)
+        arranged_s = time.monotonic() - began
         if resumed:
             facts = load_state(self.handle, self.state_dir)
             self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
             self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
-            self.seconds, self.best = facts["seconds"], facts["best"]
+            self.seconds, self.best = facts["seconds"] + arranged_s, facts["best"]
             self.metrics.keep_until(self.step)
             log.info("resuming after step %d of %d", self.step, len(self.steps))
             return
+        self.seconds = arranged_s
         self.dev_curve = [(0, self.objective.score_dev(self.handle)[0])]
 
     def note_dropped(self, row_ids: Sequence[str]) -> None:
