@@ -2,7 +2,7 @@
 
 from metier.tune.dpo import pair_tokens, tune_pairs
 from metier.tune.estimate import Speed, TuneEstimate, estimate, measure_speed
-from metier.tune.running import Options, Progress, TuneResult
+from metier.tune.result import Options, Progress, TuneResult
 from metier.tune.schedule import default_lr, lr_at
 from metier.tune.sft import tune
 

@@ -26,7 +26,8 @@ from metier.core.errors import StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import Batch, Custom, Handle, RowLogps, StepStats, logprobs, make_batch
-from metier.tune.running import Examples, Options, TuneResult, require_objective, run_objective, within_limit
+from metier.tune.result import Options, TuneResult
+from metier.tune.running import Examples, require_objective, run_objective, within_limit
 from metier.tune.schedule import default_lr
 
 if TYPE_CHECKING:

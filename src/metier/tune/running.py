@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -38,80 +38,20 @@ from metier.engine import (
 from metier.engine.form import Execution
 from metier.tune.arrange import RunRows, arrange
 from metier.tune.metrics import Metrics
+from metier.tune.result import Options, Progress, TuneResult
 from metier.tune.schedule import eval_steps, lr_at, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
     from metier.render import RenderedRow
 
-__all__ = [
-    "Examples",
-    "Objective",
-    "Options",
-    "Progress",
-    "TuneResult",
-    "require_objective",
-    "run_objective",
-    "within_limit",
-]
+__all__ = ["Examples", "Objective", "require_objective", "run_objective", "within_limit"]
 
 log = logging.getLogger(__name__)
 
 STAGE_VERSION = 4
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where a run is, after each step."""
-
-    step: int
-    num_steps: int
-    loss_nats: float
-    dev_loss_nats: float | None
-    tokens_per_s: float
-    seconds_left: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
-    """How a run is done, beside what is learned."""
-
-    start: Path | None = None
-    """PEFT folder of the adapter to go on from; None starts a new one."""
-    threads: int | None = None
-    """Cores; None takes all this process may use."""
-    on_progress: Callable[[Progress], None] | None = None
-    trunk_dir: Path | None = None
-    """Where the states below the adapted layers are kept for all runs that share rows; None: beside `out_dir`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TuneResult:
-    """What a run gave."""
-
-    adapter_dir: Path
-    """The best checkpoint's adapter, PEFT files."""
-    best_step: int
-    num_steps: int
-    dev_curve: tuple[tuple[int, float], ...]
-    """(step, dev loss in nats: of sft a trained token, of dpo a pair); step 0 is the model the run started from."""
-    lr: float
-    step_tokens: int
-    num_rows: int
-    """Examples trained on: rows, or pairs of them."""
-    num_dropped: int
-    """Rows longer than `max_row_tokens`, listed in dropped.jsonl."""
-    num_tokens: int
-    """Tokens seen over all passes."""
-    num_trained: int
-    seconds: float
-    """Of the steps, dev scores and what comes before the first, over all resumptions."""
-    fingerprint: str
-    """Of base and best adapter together."""
-    execution: Execution
-    """In what form the run was computed, and why."""
 
 
 Examples = Sequence["tuple[RenderedRow, ...]"]

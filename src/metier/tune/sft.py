@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from metier.core.tune_config import TuneConfig
 from metier.engine import Handle, Linear, StepStats, logprobs, make_batch
-from metier.tune.running import Examples, Options, TuneResult, require_objective, run_objective, within_limit
+from metier.tune.result import Options, TuneResult
+from metier.tune.running import Examples, require_objective, run_objective, within_limit
 from metier.tune.schedule import DEFAULT_PASSES, default_lr
 
 if TYPE_CHECKING:
