@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,17 @@ from typing import Any, BinaryIO
 from metier.core.errors import StoreError
 from metier.core.hashing import file_sha256, value_hash
 
-__all__ = ["exclusive", "finish", "finished", "fresh_dir", "read_json", "stage_hash", "write_bytes", "write_json"]
+__all__ = [
+    "drop_parts",
+    "exclusive",
+    "finish",
+    "finished",
+    "fresh_dir",
+    "read_json",
+    "stage_hash",
+    "write_bytes",
+    "write_json",
+]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -89,15 +99,28 @@ def finished(stage_dir: Path, wanted_hash: str) -> bool:
     )
 
 
-def finish(stage_dir: Path, wanted_hash: str, **facts: Any) -> None:  # Any: json values kept beside the hash
-    """Write `done.json`, last: the stage's hash, its files with their hashes, and `facts`."""
+def finish(
+    stage_dir: Path, wanted_hash: str, *, passing: Collection[str] = (), **facts: Any
+) -> None:  # Any: json values kept beside the hash
+    """Write `done.json`, last: the stage's hash, its files with their hashes, and `facts`.
+
+    Files and folders directly inside that `passing` names are not part of the result and may go afterwards.
+    """
+    paths = [path.relative_to(stage_dir) for path in stage_dir.rglob("*") if path.is_file()]
     names = sorted(
-        str(path.relative_to(stage_dir))
-        for path in stage_dir.rglob("*")
-        if path.is_file() and path.name != "done.json" and not path.name.endswith(".part")
+        str(path)
+        for path in paths
+        if path.name != "done.json" and not path.name.endswith(".part") and path.parts[0] not in passing
     )
     files = {name: file_sha256(stage_dir / name) for name in names}
     write_json(stage_dir / "done.json", {"hash": wanted_hash, "files": files, **facts})
+
+
+def drop_parts(stage_dir: Path) -> None:
+    """Delete what a killed process left half-written anywhere in a folder; nothing may be writing there."""
+    for path in stage_dir.rglob(".*.part"):
+        if path.is_file():
+            path.unlink()
 
 
 def fresh_dir(stage_dir: Path) -> Path:

@@ -9,7 +9,7 @@ from metier.engine.loop import StepStats, forward_backward, logprobs, optim_step
 from metier.engine.losses import Clipped, Custom, Linear, Loss, RowLogps
 from metier.engine.peft_files import export_adapter
 from metier.engine.sampling import Request, Sample, SamplingParams
-from metier.engine.state import drop_state, find_state, load_state, save_state
+from metier.engine.state import drop_state, find_state, load_state, save_state, state_names
 
 __all__ = [
     "AdapterSpec",
@@ -40,4 +40,5 @@ __all__ = [
     "read_shape",
     "sample",
     "save_state",
+    "state_names",
 ]

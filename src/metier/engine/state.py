@@ -23,7 +23,7 @@ from metier.core.folders import storage_error
 from metier.engine.handle import Handle
 from metier.engine.loop import Trainer, trainer_of
 
-__all__ = ["drop_state", "find_state", "load_state", "save_state"]
+__all__ = ["drop_state", "find_state", "load_state", "save_state", "state_names"]
 
 STATE_VERSION = 1
 
@@ -82,10 +82,19 @@ def find_state(state_dir: Path) -> Path | None:
     return None
 
 
+def state_names(state_dir: Path) -> tuple[str, ...]:
+    """The names a checkpoint may have on the disk: whole, being written, being replaced."""
+    return tuple(folder.name for folder in _folders(state_dir))
+
+
 def drop_state(state_dir: Path) -> None:
     """Delete a checkpoint that is no longer needed, and what a cut-short save left beside it."""
-    for folder in (_beside(state_dir, "part"), _beside(state_dir, "old"), state_dir):
+    for folder in _folders(state_dir):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folders(state_dir: Path) -> tuple[Path, ...]:
+    return (_beside(state_dir, "part"), _beside(state_dir, "old"), state_dir)
 
 
 def load_state(handle: Handle, state_dir: Path) -> dict[str, Any]:  # Any: JSON values

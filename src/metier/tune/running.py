@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metier.core.errors import ConfigError, DataError, ModelError
-from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_bytes
+from metier.core.folders import drop_parts, finish, finished, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.tune_config import TuneConfig
 from metier.engine import (
@@ -34,6 +34,7 @@ from metier.engine import (
     optim_step,
     read_shape,
     save_state,
+    state_names,
 )
 from metier.engine.form import Execution
 from metier.tune.arrange import RunRows, arrange
@@ -50,6 +51,7 @@ __all__ = ["Examples", "Objective", "require_objective", "run_objective", "withi
 log = logging.getLogger(__name__)
 
 STAGE_VERSION = 4
+STATE_NAME = "state"
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
 
@@ -125,6 +127,7 @@ def run_objective(
         config = replace(config, lr=peak)
         wanted = _stage_hash(handle, objective, config, seed)
         if finished(out_dir, wanted):
+            drop_state(out_dir / STATE_NAME)  # a kill right after done.json leaves it
             return _result_of(out_dir)
         run = _Run(handle, objective, steps, config, out_dir, wanted)
         run.resume_or_start(options.trunk_dir or out_dir.parent / "trunk")
@@ -231,6 +234,7 @@ class _Run:
         self.objective.prepare(self.handle, self.out_dir, resumed=resumed)
         arranged_s = time.monotonic() - began
         if resumed:
+            drop_parts(self.out_dir)
             facts = load_state(self.handle, self.state_dir)
             self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
             self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
@@ -249,7 +253,7 @@ class _Run:
     @property
     def state_dir(self) -> Path:
         """Where the checkpoint is."""
-        return self.out_dir / "state"
+        return self.out_dir / STATE_NAME
 
     def take_step(self, step: int, on_progress: Callable[[Progress], None] | None) -> None:
         """One optimizer step; at the planned steps also the dev loss; a checkpoint where one is due."""
@@ -348,9 +352,10 @@ class _Run:
             fingerprint=self.best["fingerprint"],
             execution=self.execution,
         )
-        drop_state(self.state_dir)
         values = {**asdict(result), "adapter_dir": result.adapter_dir.name}
-        finish(self.out_dir, self.wanted, result=values)
+        # The checkpoint goes after done.json: a kill between the two the other way round would cost the whole run.
+        finish(self.out_dir, self.wanted, passing=state_names(self.state_dir), result=values)
+        drop_state(self.state_dir)
         return result
 
 
