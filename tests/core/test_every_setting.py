@@ -183,6 +183,8 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
         )
     },
     (TuneConfig, "objective"): f"{DPO}::test_an_objective_is_run_by_its_own_function_only",
+    (TuneConfig, "processes"): "tests/tune/test_processes.py"
+    "::test_two_processes_of_one_thread_give_the_bits_of_one_with_two_workers",
     (TuneConfig, "dpo"): f"{PAIRS}::test_draws_follow_the_settings",
     **{
         (DpoConfig, name): f"{DPO}::test_another_value_is_another_run"

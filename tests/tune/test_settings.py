@@ -33,8 +33,13 @@ OTHER: dict[str, Any] = {
     "trunk_gib": 0.0,
 }
 REFUSED = {"method": "full"}
-OBJECTIVE = {"objective", "dpo"}
-"""Which function runs, and its settings: tests/tune/test_dpo.py."""
+ELSEWHERE = {
+    "objective": "tests/tune/test_dpo.py::test_an_objective_is_run_by_its_own_function_only",
+    "dpo": "tests/tune/test_dpo.py::test_another_value_is_another_run",
+    "processes": "tests/tune/test_processes.py::test_two_processes_of_one_thread_give_the_bits_of_one_with_two_workers",
+}
+"""Settings that a run of twelve short rows cannot show, and the test that shows them."""
+ROOT = Path(__file__).resolve().parents[2]
 TRAIN, DEV = pattern_rows(12, seed=1), pattern_rows(4, seed=2)
 
 
@@ -55,7 +60,10 @@ def run(base_dir: Path, out_dir: Path, config: TuneConfig) -> dict[str, object]:
 
 
 def test_the_table_holds_every_setting() -> None:
-    assert {*OTHER, *REFUSED, *OBJECTIVE} == {f.name for f in fields(TuneConfig)}
+    assert {*OTHER, *REFUSED, *ELSEWHERE} == {f.name for f in fields(TuneConfig)}
+    for name, place in ELSEWHERE.items():
+        path, _, test = place.partition("::")
+        assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), name
 
 
 @pytest.mark.parametrize("name", OTHER)

@@ -95,6 +95,8 @@ class TuneConfig(Settings):
     """Compute inner values again on the way back instead of keeping them; auto does where memory would not do."""
     trunk_gib: float = 4.0
     """Disk space for the states that enter the lowest adapted layer, in GiB; 0 computes them again in every pass."""
+    processes: int = 1
+    """Processes that share each step, started by torchrun: an equal share of the cores each, or on CUDA a device."""
 
     def __post_init__(self) -> None:
         if self.dpo is not None and self.objective != "dpo":
@@ -107,7 +109,7 @@ class TuneConfig(Settings):
         within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
         at_least("step_tokens", self.step_tokens, 0)
         at_least("trunk_gib", self.trunk_gib, 0)
-        for name in ("rank", "max_row_tokens", "evals"):
+        for name in ("rank", "max_row_tokens", "evals", "processes"):
             at_least(name, getattr(self, name), 1)  # getattr: the names stand one line above
         above("alpha", self.alpha, 0)
         if self.depth < 0 or self.passes < 0 or self.max_grad_norm <= 0 or self.weight_decay < 0:

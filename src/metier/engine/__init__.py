@@ -1,6 +1,6 @@
 """Where weights live and move: load, train, score, save. The one decoder is `metier.engine.decode`."""
 
-from metier.engine.batch import Batch, make_batch, plan_steps
+from metier.engine.batch import Batch, check_row, make_batch, plan_steps
 from metier.engine.decode import Decoder, Event, sample
 from metier.engine.families import read_shape
 from metier.engine.handle import AdapterSpec, Handle
@@ -8,6 +8,7 @@ from metier.engine.load import close, load
 from metier.engine.loop import StepStats, forward_backward, logprobs, optim_step
 from metier.engine.losses import Clipped, Custom, Linear, Loss, RowLogps
 from metier.engine.peft_files import export_adapter
+from metier.engine.ranks import Ranks, close_ranks, current_ranks, open_ranks
 from metier.engine.sampling import Request, Sample, SamplingParams
 from metier.engine.state import drop_state, find_state, load_state, save_state, state_names
 
@@ -21,12 +22,16 @@ __all__ = [
     "Handle",
     "Linear",
     "Loss",
+    "Ranks",
     "Request",
     "RowLogps",
     "Sample",
     "SamplingParams",
     "StepStats",
+    "check_row",
     "close",
+    "close_ranks",
+    "current_ranks",
     "drop_state",
     "export_adapter",
     "find_state",
@@ -35,6 +40,7 @@ __all__ = [
     "load_state",
     "logprobs",
     "make_batch",
+    "open_ranks",
     "optim_step",
     "plan_steps",
     "read_shape",

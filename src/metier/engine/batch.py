@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metier.core.errors import DataError
 
-__all__ = ["Batch", "MicroBatch", "make_batch", "micro_batch", "plan_steps", "split_rows"]
+__all__ = ["Batch", "MicroBatch", "check_row", "make_batch", "micro_batch", "plan_steps", "split_rows"]
 
 ATTENTION_COST_TOKENS = 4000
 """Row length at which attention costs as much as all products of a 135M model (measured, docs/tune.md)."""
@@ -83,20 +83,13 @@ def make_batch(rows: Sequence[TokenRow]) -> Batch:
     """The batch of rendered rows, in their order.
 
     Raises:
-        DataError: no rows, or a row with no trained token after its first (nothing would be learned from it).
+        DataError: no rows, or one that nothing could be learned from (`check_row`).
     """
     if not rows:
         raise DataError("batch: no rows; expected at least one rendered row.")
     starts = [0]
     for row in rows:
-        if len(row.tokens) != len(row.weight):
-            counts = f"{len(row.tokens)} tokens but {len(row.weight)} weights"
-            raise DataError(f"row {row.row_id}: {counts}; render it again.")
-        if not any(row.weight[1:]):
-            raise DataError(
-                f"row {row.row_id}: no trained token among {len(row.tokens)}; expected at least one. Drop the row or "
-                "give it a reply."
-            )
+        check_row(row)
         starts.append(starts[-1] + len(row.tokens))
     return Batch(
         tokens_T=torch.tensor([token for row in rows for token in row.tokens], dtype=torch.int64),
@@ -104,6 +97,29 @@ def make_batch(rows: Sequence[TokenRow]) -> Batch:
         row_start_R=tuple(starts),
         row_id_R=tuple(row.row_id for row in rows),
     )
+
+
+def check_row(row: TokenRow) -> None:
+    """Check that something can be learned from a row.
+
+    Raises:
+        DataError: another number of weights than tokens, a weight that is negative or not finite, or no trained
+            token after the first.
+    """
+    if len(row.tokens) != len(row.weight):
+        counts = f"{len(row.tokens)} tokens but {len(row.weight)} weights"
+        raise DataError(f"row {row.row_id}: {counts}; render it again.")
+    wrong = next((place for place, value in enumerate(row.weight) if not 0 <= value < float("inf")), None)
+    if wrong is not None:
+        raise DataError(
+            f"row {row.row_id}: the weight of token {wrong} is {row.weight[wrong]}; expected a finite "
+            "number, 0 or more. Render the row again."
+        )
+    if not any(row.weight[1:]):
+        raise DataError(
+            f"row {row.row_id}: no trained token among {len(row.tokens)}; expected at least one. Drop the row or "
+            "give it a reply."
+        )
 
 
 def plan_steps(lengths: Sequence[int], *, step_tokens: int, rng: np.random.Generator) -> list[list[int]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metier.core.errors import ModelError
+from metier.engine.ranks import Ranks, current_ranks
 from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Handle:
     """Cores the verbs use; part of a run's identity, as sums depend on it."""
     base_dir: Path
     base_sha256: str
+    ranks: Ranks = field(default_factory=current_ranks)
+    """This process among those that share each step."""
     trainer: Trainer | None = None
     """Gradients, moments and worker threads; made by the first training verb."""
     closers: list[Callable[[], None]] = field(default_factory=list)

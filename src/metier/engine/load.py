@@ -21,6 +21,7 @@ from metier.core.hashing import file_sha256
 from metier.engine.families import read_shape
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.peft_files import new_adapter, read_adapter
+from metier.engine.ranks import current_ranks
 from metier.engine.reference import check_compact
 from metier.engine.weight_files import read_weights, weight_paths
 from metier.engine.weights import LlamaShape
@@ -58,7 +59,9 @@ def load(
     """
     base_dir = base if isinstance(base, Path) else base.dir
     shape = read_shape(base_dir)
-    use_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(dtype) or fastest_dtype(shape, device)
+    use_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(dtype)
+    if use_dtype is None:
+        use_dtype = current_ranks().gather(fastest_dtype(shape, device))[0]  # each might measure another one
     paths = weight_paths(base_dir)
     base_sha256 = _sha256_of(paths)
     checked = check_compact(base_dir, base_sha256=base_sha256)

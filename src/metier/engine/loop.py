@@ -29,6 +29,7 @@ from metier.engine.llama import Stack
 from metier.engine.losses import Linear, Loss, Weighed, check_loss, divisor, rows_at, rows_together, weigh
 from metier.engine.lowrank import Gradients, Working
 from metier.engine.prefix import SharedPrefix, starts_with
+from metier.engine.ranks import Ranks
 
 __all__ = ["StepStats", "Trainer", "forward_backward", "logprobs", "optim_step"]
 
@@ -137,6 +138,11 @@ class Trainer:
         """The fp32 masters of all that trains, in one buffer."""
         return self.handle.require_adapter("optim_step").masters_P
 
+    @property
+    def num_cores(self) -> int:
+        """Cores that share a step, those of the other ranks among them."""
+        return self.handle.threads * self.handle.ranks.size
+
     def publish(self) -> None:
         """Copy the masters to what the products read."""
         self.working.refresh()
@@ -156,48 +162,70 @@ class Trainer:
                 f"row {batch.row_id_R[longest]}: {lengths[longest]} tokens; the base reads at most "
                 f"{self.handle.shape.max_positions}. Drop the row or shorten it."
             )
+        _refuse_unknown_tokens(batch, self.handle.shape.vocab)
         own = [length - skip for length in lengths]
-        num_workers = max(1, min(self.handle.threads, sum(own) // MIN_WORKER_TOKENS))
+        num_workers = max(1, min(self.num_cores, sum(own) // MIN_WORKER_TOKENS))
         return split_rows(
             own, num_workers=num_workers, micro_tokens=self.micro_tokens, rows_together=rows_together(loss)
         )
 
     def run(self, batch: Batch, loss: Loss | None = None) -> list[Part]:
         """What every micro-batch gives; trains where a loss is given."""
-        prefix, skip, form = self.prefix_of(batch), self.skip_of(batch), self.form
+        prefix, skip, form, ranks = self.prefix_of(batch), self.skip_of(batch), self.form, self.handle.ranks
         parts = self.share(batch, loss, skip=skip)
-        num_workers = min(self.handle.threads, len(parts))
-        self.prepare(num_workers)
+        num_workers = min(self.num_cores, len(parts))
+        mine = range(ranks.rank, num_workers, ranks.size)  # workers are dealt to the ranks in turn
+        self.prepare(max(1, len(mine)))
         if loss is not None:
             self.prepare_gradients()
         for stack in self.stacks:
             stack.recompute, stack.past = form.checkpointing, None
-        if prefix is not None:
+        if prefix is not None and mine:
             self.alone(prefix.forward)
-            for stack in self.stacks[:num_workers]:
+            for stack in self.stacks[: len(mine)]:
                 stack.past = prefix.past(has_gradient=loss is not None)
-        threads_each = max(1, self.handle.threads // num_workers)
+        threads_each = max(1, self.handle.threads // max(1, len(mine)))
         device = self.handle.weights.embed_VD.device
 
-        def work(worker: int) -> list[Part]:
+        def work(place: int) -> list[Part]:
             torch.set_num_threads(threads_each)  # of this worker's thread only: OpenMP keeps the count per thread
-            stack, results = self.stacks[worker], []
+            stack, results = self.stacks[place], []
             with torch.no_grad():
-                for rows in parts[worker::num_workers]:
+                for rows in parts[mine[place] :: num_workers]:
                     micro = micro_batch(batch, rows, device=device, skip=skip, padded=form.layout == "padded")
                     if form.trunk is not None:
                         micro = micro._replace(states_ND=form.trunk.gather(batch, micro, stack, skip=skip))
                     if loss is None:
                         results.append(Part(micro.place_P, stack.score(micro)))
                     else:
-                        results.append(_train(stack, self.grads[worker], batch, micro, loss))
+                        results.append(_train(stack, self.grads[place], batch, micro, loss))
             return results
 
-        futures = [self.pools[worker].submit(work, worker) for worker in range(num_workers)]
+        futures = [self.pools[place].submit(work, place) for place in range(len(mine))]
         results = [result for future in futures for result in future.result()]
-        if prefix is not None and loss is not None and all(bool(part.nll_P.isfinite().all()) for part in results):
+        if mine and prefix is not None and loss is not None and all(bool(p.nll_P.isfinite().all()) for p in results):
             self.alone(lambda: prefix.backward(self.grads[0]))
-        return results
+        return _of_all_ranks(ranks, results)
+
+
+def _refuse_unknown_tokens(batch: Batch, vocab: int) -> None:
+    """Raise `ModelError` naming the row where a token has no embedding: rows of another base's tokenizer."""
+    places = ((batch.tokens_T < 0) | (batch.tokens_T >= vocab)).nonzero()
+    if len(places):
+        place = int(places[0])
+        row = next(iter(rows_at(batch, places[0])))
+        raise ModelError(
+            f"row {batch.row_id_R[row]}: token {int(batch.tokens_T[place])}; the base has tokens 0 to {vocab - 1}. "
+            "Render the rows with the tokenizer of this base."
+        )
+
+
+def _of_all_ranks(ranks: Ranks, parts: list[Part]) -> list[Part]:
+    """What the micro-batches of every rank gave; with one thread a rank in the order of the workers."""
+    if ranks.size == 1:
+        return parts
+    said = ranks.gather([part._replace(place_P=part.place_P.cpu(), nll_P=part.nll_P.cpu()) for part in parts])
+    return [part for own in said for part in own]
 
 
 def _train(stack: Stack, grads: Gradients, batch: Batch, micro: MicroBatch, loss: Loss) -> Part:
@@ -293,6 +321,7 @@ def _optim_step(trainer: Trainer, *, lr: float, weight_decay: float, max_grad_no
     grad_P = trainer.grads[0].flat_P
     for other in trainer.grads[1:]:
         grad_P.add_(other.flat_P)
+    trainer.handle.ranks.sum_in_order(grad_P)
     norm = float(torch.linalg.vector_norm(grad_P))
     if not norm < float("inf"):
         trainer.discard()

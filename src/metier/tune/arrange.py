@@ -60,14 +60,19 @@ def arrange(
     before = Execution.from_json(read_json(path)) if resumed and path.exists() else None
     prefix, prefix_choice = _prefix(rows.all)
     trunk, num_bytes, trunk_choice = _trunk(handle, rows.all, config, len(prefix), trunk_dir, before)
+    handle.ranks.require_same(trunk is None, what="whether states below the adapted layers are stored")
     trainer = trainer_of(handle)
     form = Form(prefix=tuple(prefix), trunk=trunk)
     trainer.verbs.submit(trainer.take_form, form).result()
     if trunk is not None:
+        if not handle.ranks.is_first:
+            handle.ranks.wait()  # the first one computes what is not stored, the others find it
         trainer.verbs.submit(trunk.fill, trainer, rows.all).result()
-    layout = _layout(handle, rows.first_step, config, before)
+        if handle.ranks.is_first:
+            handle.ranks.wait()
+    layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before))[0]
     longest = max(last_input(row.weight) for row in rows.all) - len(prefix)
-    workers = max(1, min(handle.threads, config.step_tokens // MIN_WORKER_TOKENS))
+    workers = max(1, min(trainer.num_cores, config.step_tokens // MIN_WORKER_TOKENS))
     micro_tokens = max(longest, min(trainer.micro_tokens, config.step_tokens // workers))
     checkpointing = _checkpointing(handle, config, micro_tokens=micro_tokens, workers=workers)
     form = replace(form, layout=layout.name, checkpointing=checkpointing.name == "on")  # type: ignore[arg-type]  # packed or padded
@@ -78,7 +83,7 @@ def arrange(
         product_dtype=_dtype(handle, config),
         workers=Choice(
             name=str(workers),
-            reason=f"{handle.threads} threads; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
+            reason=f"{trainer.num_cores} cores; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
         ),
         micro_tokens=Choice(
             name=str(micro_tokens), reason=f"at most {trainer.micro_tokens} a worker at a time, or one row"
@@ -93,7 +98,8 @@ def arrange(
     )
     for line in execution.lines():
         log.info("%s", line)
-    write_json(path, execution.as_json())
+    if handle.ranks.is_first:
+        write_json(path, execution.as_json())
     return execution
 
 

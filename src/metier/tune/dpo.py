@@ -26,8 +26,10 @@ from metier.core.errors import StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import Batch, Custom, Handle, RowLogps, StepStats, logprobs, make_batch
+from metier.tune.examples import Examples, within_limit
+from metier.tune.processes import Job, tune_in_processes, wants_processes
 from metier.tune.result import Options, TuneResult
-from metier.tune.running import Examples, require_objective, run_objective, within_limit
+from metier.tune.running import require_objective, run_objective
 from metier.tune.schedule import default_lr
 
 if TYPE_CHECKING:
@@ -64,8 +66,14 @@ def tune_pairs(
         StoreError: the disk is full; the last checkpoint is intact.
     """
     require_objective(config, "dpo", instead="tune(...)")
-    kept = within_limit([pair.rows for pair in train], config, part="train")
-    kept_dev = within_limit([pair.rows for pair in dev], config, part="dev")
+    options = options or Options()
+    examples, dev_examples = [pair.rows for pair in train], [pair.rows for pair in dev]
+    if wants_processes(config):
+        return tune_in_processes(
+            Job(train=examples, dev=dev_examples, config=config, base=base, out_dir=out_dir, seed=seed, options=options)
+        )
+    kept = within_limit(examples, config, part="train")
+    kept_dev = within_limit(dev_examples, config, part="dev")
     settings = config.dpo or DpoConfig()
     held = {example[0].row_id for example in kept}
     return run_objective(
@@ -74,7 +82,7 @@ def tune_pairs(
         base=base,
         out_dir=out_dir,
         seed=seed,
-        options=options or Options(),
+        options=options,
         dropped=[pair.row_id for pair in train if pair.row_id not in held],
     )
 
@@ -117,7 +125,9 @@ class Preference:
         path = out_dir / REFERENCE_NAME
         if not resumed:
             sums = {"train": self._score(handle, self.train), "dev": self._score(handle, self.dev)}
-            write_json(path, {part: sum_R.tolist() for part, sum_R in sums.items()})
+            if handle.ranks.is_first:
+                write_json(path, {part: sum_R.tolist() for part, sum_R in sums.items()})
+            handle.ranks.wait()
         if not path.exists():
             raise StoreError(f"{path}: not there; the run cannot go on without it. Delete {out_dir} to start again.")
         stored = read_json(path)

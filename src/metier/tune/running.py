@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from metier.core.errors import ConfigError, DataError, ModelError
+from metier.core.errors import ConfigError, ModelError
 from metier.core.folders import drop_parts, finish, finished, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.tune_config import TuneConfig
@@ -38,15 +38,15 @@ from metier.engine import (
 )
 from metier.engine.form import Execution
 from metier.tune.arrange import RunRows, arrange
+from metier.tune.examples import Examples
 from metier.tune.metrics import Metrics
 from metier.tune.result import Options, Progress, TuneResult
 from metier.tune.schedule import eval_steps, lr_at, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
-    from metier.render import RenderedRow
 
-__all__ = ["Examples", "Objective", "require_objective", "run_objective", "within_limit"]
+__all__ = ["Objective", "require_objective", "result_in", "run_objective"]
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,6 @@ STAGE_VERSION = 4
 STATE_NAME = "state"
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
-
-
-Examples = Sequence["tuple[RenderedRow, ...]"]
-"""What a step is drawn from: of sft single rows, of dpo (chosen, rejected)."""
 
 
 class Objective(Protocol):
@@ -127,11 +123,13 @@ def run_objective(
         config = replace(config, lr=peak)
         wanted = _stage_hash(handle, objective, config, seed)
         if finished(out_dir, wanted):
-            drop_state(out_dir / STATE_NAME)  # a kill right after done.json leaves it
-            return _result_of(out_dir)
+            if handle.ranks.is_first:
+                drop_state(out_dir / STATE_NAME)  # a kill right after done.json leaves it
+            return result_in(out_dir)
         run = _Run(handle, objective, steps, config, out_dir, wanted)
         run.resume_or_start(options.trunk_dir or out_dir.parent / "trunk")
-        run.note_dropped(dropped)
+        if handle.ranks.is_first:
+            run.note_dropped(dropped)
         for step in range(run.step + 1, len(steps) + 1):
             run.take_step(step, options.on_progress)
         return run.finish(num_dropped=len(dropped))
@@ -162,25 +160,6 @@ def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, options: Opt
     return handle
 
 
-def within_limit(examples: Examples, config: TuneConfig, *, part: str) -> list[tuple[RenderedRow, ...]]:
-    """Examples without a row longer than the limit; others are left out whole, never cut.
-
-    Raises:
-        DataError: none is left.
-    """
-    kept = [each for each in examples if all(len(row.tokens) <= config.max_row_tokens for row in each)]
-    rows = examples
-    if not kept:
-        raise DataError(
-            f"tune: 0 of {len(rows)} {part} rows have at most {config.max_row_tokens} tokens; expected at least one. "
-            "Add rows or raise tune.max_row_tokens."
-        )
-    if len(kept) < len(rows):
-        counts = (len(rows) - len(kept), len(rows), part, config.max_row_tokens)
-        log.warning("%d of %d %s rows are longer than %d tokens and left out", *counts)
-    return kept
-
-
 def _stage_hash(handle: Handle, objective: Objective, config: TuneConfig, seed: int) -> str:
     """What fixes the result to the bit."""
     parts = (objective.train, objective.dev)
@@ -205,6 +184,7 @@ class _Run:
         out_dir: Path,
         wanted: str,
     ) -> None:
+        self.ranks = handle.ranks
         self.handle, self.objective, self.start = handle, objective, handle.fingerprint
         self.steps, self.config, self.out_dir, self.wanted = steps, config, out_dir, wanted
         self.metrics = Metrics(out_dir / "metrics.jsonl")
@@ -218,8 +198,13 @@ class _Run:
         """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
         found_dir = find_state(self.state_dir)
         resumed = found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted
-        if not resumed:
-            fresh_dir(self.out_dir)
+        self.ranks.require_same(resumed, what=f"whether {self.state_dir} holds a checkpoint of this run")
+        if self.ranks.is_first:
+            if resumed:
+                drop_parts(self.out_dir)
+            else:
+                fresh_dir(self.out_dir)
+        self.ranks.wait()
         began = time.monotonic()
         rows = [row for part in (self.objective.train, self.objective.dev) for example in part for row in example]
         first_step = [row for i in self.steps[0] for row in self.objective.train[i]]
@@ -234,12 +219,12 @@ class _Run:
         self.objective.prepare(self.handle, self.out_dir, resumed=resumed)
         arranged_s = time.monotonic() - began
         if resumed:
-            drop_parts(self.out_dir)
             facts = load_state(self.handle, self.state_dir)
             self.step, self.dev_curve = facts["step"], [(at, loss) for at, loss in facts["dev_curve"]]
             self.num_tokens, self.num_trained = facts["num_tokens"], facts["num_trained"]
             self.seconds, self.best = facts["seconds"] + arranged_s, facts["best"]
-            self.metrics.keep_until(self.step)
+            if self.ranks.is_first:
+                self.metrics.keep_until(self.step)
             log.info("resuming after step %d of %d", self.step, len(self.steps))
             return
         self.seconds = arranged_s
@@ -282,7 +267,8 @@ class _Run:
             **self.objective.measures(examples, stats),
             "time/step_s": round(step_s, 4),
         }
-        self.metrics.add(line if dev_loss is None else {**line, "tune/dev_loss_nats": dev_loss, **dev_measures})
+        if self.ranks.is_first:
+            self.metrics.add(line if dev_loss is None else {**line, "tune/dev_loss_nats": dev_loss, **dev_measures})
         if dev_loss is not None:
             self._note_dev(step, dev_loss)
         if dev_loss is not None or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
@@ -306,7 +292,9 @@ class _Run:
         log.info("step %d of %d: dev loss %.4f nats", step, len(self.steps), dev_loss)
         if not self.best or dev_loss < self.best["dev_loss"]:
             self._refuse_unchanged(step)
-            export_adapter(self.handle, self.out_dir / "adapter")
+            self.ranks.require_same(self.handle.fingerprint, what=f"step {step}: the adapter")
+            if self.ranks.is_first:
+                export_adapter(self.handle, self.out_dir / "adapter")
             self.best = {"step": step, "dev_loss": dev_loss, "fingerprint": self.handle.fingerprint}
 
     def _refuse_unchanged(self, step: int) -> None:
@@ -323,6 +311,8 @@ class _Run:
             )
 
     def _checkpoint(self) -> None:
+        if not self.ranks.is_first:
+            return
         facts = {
             "hash": self.wanted,
             "step": self.step,
@@ -354,12 +344,14 @@ class _Run:
         )
         values = {**asdict(result), "adapter_dir": result.adapter_dir.name}
         # The checkpoint goes after done.json: a kill between the two the other way round would cost the whole run.
-        finish(self.out_dir, self.wanted, passing=state_names(self.state_dir), result=values)
-        drop_state(self.state_dir)
+        if self.ranks.is_first:
+            finish(self.out_dir, self.wanted, passing=state_names(self.state_dir), result=values)
+            drop_state(self.state_dir)
+        self.ranks.wait()
         return result
 
 
-def _result_of(out_dir: Path) -> TuneResult:
+def result_in(out_dir: Path) -> TuneResult:
     """The result of a finished folder."""
     values = read_json(out_dir / "done.json")["result"]
     values["adapter_dir"] = out_dir / values["adapter_dir"]

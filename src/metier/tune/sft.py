@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from metier.core.tune_config import TuneConfig
 from metier.engine import Handle, Linear, StepStats, logprobs, make_batch
+from metier.tune.examples import Examples, within_limit
+from metier.tune.processes import Job, tune_in_processes, wants_processes
 from metier.tune.result import Options, TuneResult
-from metier.tune.running import Examples, require_objective, run_objective, within_limit
+from metier.tune.running import require_objective, run_objective
 from metier.tune.schedule import DEFAULT_PASSES, default_lr
 
 if TYPE_CHECKING:
@@ -51,15 +53,21 @@ def tune(
     """
     require_objective(config, "sft", instead="tune_pairs(...)")
     options = options or Options()
-    kept = within_limit([(row,) for row in train], config, part="train")
-    kept_dev = within_limit([(row,) for row in dev], config, part="dev")
+    options = replace(options, threads=threads or options.threads)
+    examples, dev_examples = [(row,) for row in train], [(row,) for row in dev]
+    if wants_processes(config):
+        return tune_in_processes(
+            Job(train=examples, dev=dev_examples, config=config, base=base, out_dir=out_dir, seed=seed, options=options)
+        )
+    kept = within_limit(examples, config, part="train")
+    kept_dev = within_limit(dev_examples, config, part="dev")
     return run_objective(
         Likelihood(kept, kept_dev, method=config.method),
         replace(config, passes=config.passes or DEFAULT_PASSES),
         base=base,
         out_dir=out_dir,
         seed=seed,
-        options=replace(options, threads=threads or options.threads),
+        options=options,
         dropped=[row.row_id for row in train if len(row.tokens) > config.max_row_tokens],
     )
 

@@ -1,0 +1,55 @@
+"""One rank of a job: what torchrun starts, `torchrun ... -m metier.tune.worker JOB_DIR`; not for calling by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from metier.core.errors import MetierError
+from metier.core.folders import write_json
+from metier.engine import Ranks, close_ranks, open_ranks
+from metier.render import RenderedPair
+from metier.tune.dpo import tune_pairs
+from metier.tune.processes import PROGRESS_WORD, Job, read_job
+from metier.tune.result import Progress, TuneResult
+from metier.tune.sft import tune
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Take part in the job of a folder; a rank that fails leaves its error there."""
+    job_dir = Path(argv[0])
+    ranks = open_ranks()
+    try:
+        _run(read_job(job_dir), ranks)
+    except MetierError as err:
+        # Every rank: torchrun stops the others as soon as one has ended, perhaps before they have written.
+        write_json(job_dir / f"error-{ranks.rank}.json", {"type": type(err).__name__, "message": str(err)})
+        sys.stderr.write(f"rank {ranks.rank}: {err}\n")
+        return err.exit_code
+    finally:
+        close_ranks()
+    return 0
+
+
+def _run(job: Job, ranks: Ranks) -> TuneResult:
+    options = replace(job.options, on_progress=_say if ranks.is_first else None)
+    base, out_dir, seed, config = job.base, job.out_dir, job.seed, job.config
+    if config.objective == "dpo":
+        pairs, dev_pairs = ([RenderedPair(rows[0].row_id, *rows) for rows in part] for part in (job.train, job.dev))
+        return tune_pairs(pairs, dev_pairs, config, base=base, out_dir=out_dir, seed=seed, options=options)
+    rows, dev = ([example[0] for example in part] for part in (job.train, job.dev))
+    return tune(rows, dev, config, base=base, out_dir=out_dir, seed=seed, options=options)
+
+
+def _say(progress: Progress) -> None:
+    sys.stdout.write(PROGRESS_WORD + json.dumps(asdict(progress)) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
