@@ -87,10 +87,13 @@ def test_the_choices_are_told_before_the_start_and_stored_with_their_reasons(
     base_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="metier.tune.arrange"):
-        result = run(base_dir, tmp_path / "a" / "tune")
+        said: list[str] = []
+        result = run(base_dir, tmp_path / "a" / "tune", say=said.append)
     stored = json.loads((tmp_path / "a" / "tune" / "done.json").read_text())["result"]["execution"]
     assert stored == json.loads((tmp_path / "a" / "tune" / "execution.json").read_text()) == result.execution.as_json()
-    told = [record.message for record in caplog.records]
+    filled, *told = [record.message for record in caplog.records]
+    assert said == [filled, *told]
+    assert filled == "states below the adapted layers: 100% computed"
     assert told == result.execution.lines()
     assert [line.partition(":")[0] for line in told] == [
         "block", "product_dtype", "workers", "micro_tokens", "layout", "checkpointing", "prefix", "trunk",

@@ -9,7 +9,6 @@ reads the rounded states too. Tokens after a row's last trained one are not comp
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Trunk", "open_trunk"]
 
-log = logging.getLogger(__name__)
 
 TRUNK_VERSION = 1
 """Raised where the code computes other bits for the layers below."""
@@ -79,7 +77,6 @@ class Trunk:
                 at += 1
             self.files.append(self._block(trainer, batch, {key: row_by_key[key] for key in block}))
             done += num_tokens
-            log.info("trunk: %d of %d rows computed", at, len(missing))
             if on_progress is not None:
                 on_progress(done / total)
         return len(missing)

@@ -137,7 +137,9 @@ class Tuning:
         """How the stages are done; the states of rows are kept for all of them."""
         from metier.tune import Options
 
-        return Options(on_progress=self._tell, trunk_dir=self.session.workspace.trunk_dir)
+        return Options(
+            on_progress=self._tell, say=self.session.progress.say, trunk_dir=self.session.workspace.trunk_dir
+        )
 
     def _tell(self, now: Progress) -> None:
         """Steps of sft are the first half of a dpo run."""

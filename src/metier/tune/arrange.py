@@ -27,6 +27,7 @@ from metier.engine.form import Choice, Execution, Form
 from metier.engine.loop import MIN_WORKER_TOKENS, trainer_of
 from metier.engine.prefix import MIN_PREFIX_TOKENS, common_prefix
 from metier.engine.trunk import Trunk, open_trunk
+from metier.tune.result import Options
 
 if TYPE_CHECKING:
     from metier.render import RenderedRow
@@ -49,14 +50,14 @@ class RunRows:
 
 
 def arrange(
-    handle: Handle, rows: RunRows, config: TuneConfig, *, out_dir: Path, trunk_dir: Path, resumed: bool
+    handle: Handle, rows: RunRows, config: TuneConfig, *, out_dir: Path, resumed: bool, options: Options
 ) -> Execution:
     """Decide, tell, store, and set the handle up; rows' states that are not stored yet are computed now.
 
     Raises:
         StoreError: the disk is full, or an unfinished run has lost its states and there is no room for them.
     """
-    path = out_dir / EXECUTION_NAME
+    path, trunk_dir = out_dir / EXECUTION_NAME, options.trunk_dir or out_dir.parent / "trunk"
     before = Execution.from_json(read_json(path)) if resumed and path.exists() else None
     prefix, prefix_choice = _prefix(rows.all)
     trunk, num_bytes, trunk_choice = _trunk(handle, rows.all, config, len(prefix), trunk_dir, before)
@@ -67,7 +68,7 @@ def arrange(
     if trunk is not None:
         if not handle.ranks.is_first:
             handle.ranks.wait()  # the first one computes what is not stored, the others find it
-        trainer.verbs.submit(trunk.fill, trainer, rows.all).result()
+        trainer.verbs.submit(trunk.fill, trainer, rows.all, on_progress=lambda share: _told(share, options)).result()
         if handle.ranks.is_first:
             handle.ranks.wait()
     layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before))[0]
@@ -97,10 +98,20 @@ def arrange(
         trunk_bytes=num_bytes if trunk is not None else 0,
     )
     for line in execution.lines():
-        log.info("%s", line)
+        _tell(line, options)
     if handle.ranks.is_first:
         write_json(path, execution.as_json())
     return execution
+
+
+def _tell(line: str, options: Options) -> None:
+    log.info("%s", line)
+    if options.say is not None:
+        options.say(line)
+
+
+def _told(share: float, options: Options) -> None:
+    _tell(f"states below the adapted layers: {share:.0%} computed", options)
 
 
 def _prefix(rows: Sequence[RenderedRow]) -> tuple[list[int], Choice]:

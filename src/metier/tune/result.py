@@ -32,6 +32,8 @@ class Options:
     threads: int | None = None
     """Cores; None takes all this process may use."""
     on_progress: Callable[[Progress], None] | None = None
+    say: Callable[[str], None] | None = None
+    """Told, a line each, what the run chose for itself and why, before its first step."""
     trunk_dir: Path | None = None
     """Where the states below the adapted layers are kept for all runs that share rows; None: beside `out_dir`."""
 

@@ -127,7 +127,7 @@ def run_objective(
                 drop_state(out_dir / STATE_NAME)  # a kill right after done.json leaves it
             return result_in(out_dir)
         run = _Run(handle, objective, steps, config, out_dir, wanted)
-        run.resume_or_start(options.trunk_dir or out_dir.parent / "trunk")
+        run.resume_or_start(options)
         if handle.ranks.is_first:
             run.note_dropped(dropped)
         for step in range(run.step + 1, len(steps) + 1):
@@ -194,7 +194,7 @@ class _Run:
         self.best: dict[str, Any] = {}  # Any: JSON values, saved with the checkpoint
         self.saved_at = time.monotonic()
 
-    def resume_or_start(self, trunk_dir: Path) -> None:
+    def resume_or_start(self, options: Options) -> None:
         """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
         found_dir = find_state(self.state_dir)
         resumed = found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted
@@ -213,8 +213,8 @@ class _Run:
             RunRows(all=rows, first_step=first_step),
             self.config,
             out_dir=self.out_dir,
-            trunk_dir=trunk_dir,
             resumed=resumed,
+            options=options,
         )
         self.objective.prepare(self.handle, self.out_dir, resumed=resumed)
         arranged_s = time.monotonic() - began
