@@ -46,6 +46,7 @@ mutate: $(VENV)/.dev  ## every mutant must be caught by its own error
 bench: $(VENV)/.dev  ## the long measurements; prints one JSON object each
 	$(BIN)/python benchmarks/decision_rates.py --json
 	$(BIN)/python benchmarks/tune_speed.py --json
+	$(BIN)/python benchmarks/preference.py --json
 	$(BIN)/python benchmarks/decode_speed.py --json
 	$(BIN)/python benchmarks/ledger_speed.py --json
 	$(BIN)/python benchmarks/split_speed.py --json

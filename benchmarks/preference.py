@@ -5,9 +5,9 @@
 
 Three adapters of one base on one split: `sft`; `dpo`, which goes on from it with the gold replies against the model's
 own faults (mined with `metier.road`, as a run does); `more_sft`, tuned on the gold replies alone for as many minutes
-as sft, mining and dpo took together, in one schedule of its own. All answer the same dev rows, greedily; every convention
-and all of them together are compared in pairs, with the intervals `metier.assess` decides by. Dev rows choose each run's
-checkpoint by its dev loss (for dpo by pairs set aside from train), so the scores are of dev, not of a hold-out.
+as sft, mining and dpo took together, in one schedule of its own. All answer the same dev rows, greedily; every
+convention and all of them together are compared in pairs, with the intervals `metier.assess` decides by. Dev rows
+choose the checkpoint of both sft runs by dev loss (dpo has pairs set aside from train): the scores are of dev.
 
 `--minutes` bounds the whole measurement: passes follow from the speed measured first. `--quick` runs a tiny random
 model on one core and checks the script, not the method.

@@ -180,6 +180,19 @@ def test_mining_without_conventions_is_refused_before_anything_runs(tmp_path: Pa
         load_project_file(project)
 
 
+def test_the_plan_counts_the_draws_and_the_pairs(new_mined: Path, tmp_path: Path) -> None:
+    project = copy_of(new_mined, tmp_path / "p")
+
+    def tune_minutes(*settings: str) -> float:
+        ran = metier("plan", "-C", project, "--json", *(part for each in settings for part in ("--set", each)))
+        assert ran.code == 0, ran.err
+        return float(ran.json["predictions"]["tune_minutes"][0])
+
+    few = tune_minutes("tune.dpo.samples=1")
+    assert tune_minutes("tune.dpo.samples=500") > 5 * few
+    assert tune_minutes("tune.dpo.samples=1", "tune.dpo.passes=400.0") > 5 * few
+
+
 def pairs_of(project: Path, *settings: str) -> list[str]:
     """The rejected replies a run mines with other settings."""
     from metier.ledger import SubjectKeys, unpack_rows

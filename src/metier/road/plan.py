@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from metier.core.errors import ConfigError, GateClosed
 from metier.core.folders import read_json, write_json
 from metier.core.settings import ArmConfig
+from metier.core.tune_config import DpoConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
 from metier.road.cut import Parts
+from metier.road.mining import DEV_SHARE
 from metier.road.rendered import render_parts
 from metier.road.session import Session
 
@@ -220,7 +222,36 @@ def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Sessio
         speed=speeds.tune,
         longest_row=max(work.train_tokens),
     )
-    return 60 * found.minutes
+    return 60 * found.minutes + dpo_seconds(choice, work, speeds, session)
+
+
+def dpo_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
+    """Seconds of dpo after sft, if every row gave a pair: drawn replies, the reference, and both rows of every pair."""
+    from metier.tune import estimate, pair_tokens
+
+    tune = session.config.tune
+    if tune.objective != "dpo":
+        return 0.0
+    settings = tune.dpo or DpoConfig()
+    num_tokens = 2 * round(sum(work.train_tokens) * choice.num_rows / max(1, len(work.train_tokens)))
+    _, scored = pair_tokens(num_tokens, passes=settings.passes)
+    found = estimate(
+        num_tokens=num_tokens,
+        dev_tokens=round(DEV_SHARE * num_tokens),
+        shape=session.handle.shape,
+        config=replace(tune, passes=settings.passes, depth=choice.depth),
+        speed=speeds.tune,
+        longest_row=max(work.train_tokens),
+    )
+    draws_s = 0.0
+    if settings.pairs == "mined":
+        draws_s = speeds.load_s + speeds.batch_s(
+            num_rows=choice.num_rows * settings.samples,
+            prefix_tokens=work.prefix_tokens["tuned"],
+            prompt_tokens=work.prompt_tokens["tuned"],
+            reply_tokens=work.gold_tokens,
+        )
+    return 60 * found.minutes + scored / speeds.tune.score_tokens_per_s + draws_s
 
 
 def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) -> dict[str, float]:
