@@ -51,3 +51,15 @@ def write_model(
                 parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, std)
     model.save_pretrained(model_dir)
     return model_dir
+
+
+OTHERS: dict[str, dict[str, Any]] = {  # Any: as above
+    "gemma2": {
+        "model_type": "gemma2", "head_dim": 8, "sliding_window": 16, "final_logit_softcapping": 5.0,
+        "attn_logit_softcapping": 4.0, "query_pre_attn_scalar": 8,
+    },
+    "gemma3": {"model_type": "gemma3_text", "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8},
+    "gpt_neox": {"model_type": "gpt_neox", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "phi": {"model_type": "phi"},
+    "gpt2": {"model_type": "gpt2", "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 1024, "n_inner": 80},
+}  # fmt: skip

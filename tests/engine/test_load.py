@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from metier.core.errors import ModelError, StoreError
-from metier.engine import AdapterSpec, close, export_adapter, load, load_state, read_shape, save_state
+from metier.engine import AdapterSpec, close, export_adapter, families, load, load_state, read_shape, save_state
+from metier.engine.families import read_config, why_not_compact
 from metier.engine.handle import Handle
 from tests.engine.builders import tiny_base
 
@@ -33,13 +35,45 @@ def with_config(model_dir: Path, **changes: object) -> Path:
         ({"model_type": "qwen3", "layer_types": ["chunked_attention"]}, "layer_types is"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4}}, "rope_parameters is"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
     ],
 )
-def test_architectures_the_block_does_not_compute_are_refused(
+def test_what_the_block_does_not_compute_goes_to_transformers_with_the_reason(
     tmp_path: Path, changes: dict[str, object], found: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"config.json: {found}.*Choose such a base"):
+    base_dir = with_config(tiny_base(tmp_path), **changes)
+    assert why_not_compact(read_config(base_dir)).startswith(found)
+
+
+def test_the_forward_and_its_reason_stand_on_the_handle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base_dir = tiny_base(tmp_path)
+    assert load(base_dir).forward.startswith("compact: it differs from transformers' own forward by ")
+    assert not caplog.records
+    handle = load(with_config(base_dir, hidden_act="gelu"))
+    assert handle.forward == "transformers: hidden_act is 'gelu'"
+    assert "computed by transformers' own modules, several times slower: hidden_act is 'gelu'" in caplog.text
+    with pytest.raises(ModelError, match=r"hidden_act is 'gelu'.*needs the compact block"):
+        _ = handle.weights
+
+
+def test_a_block_that_differs_from_transformers_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = families.compact_shape
+    # The mutant: the norm's epsilon is read wrongly, a difference no shape and no loss curve would show.
+    monkeypatch.setattr(families, "compact_shape", lambda config: replace(real(config), norm_eps=1e-2))
+    monkeypatch.setenv("METIER_CACHE", str(tmp_path / "cache"))
+    handle = load(tiny_base(tmp_path / "base"))
+    assert handle.forward.startswith("transformers: the compact block differs from transformers' own forward by ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"model_type": "no_such_model"}, "transformers knows no causal language model"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention"], "hidden_act": "gelu"}, "transformers knows no"),
+    ],
+)
+def test_bases_neither_forward_computes_are_refused(tmp_path: Path, changes: dict[str, object], found: str) -> None:
+    with pytest.raises(ModelError, match=rf"config\.json: {found}.*Choose"):
         load(with_config(tiny_base(tmp_path), **changes))
 
 

@@ -6,8 +6,6 @@
 Rows that finish leave the batch and waiting ones enter; a prefix that prompts share is computed once and read
 by all. Who is decoded beside whom follows from the requests and the replies alone, never from a clock.
 `sample` loops on `Decoder.step`; a server drives `step` itself. No state outlives the process.
-
-Shapes: B active rows, D model width.
 """
 
 from __future__ import annotations
@@ -15,26 +13,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from metier.core.errors import ConfigError, DataError
 from metier.core.seeds import derived_seed
-from metier.engine.cache import KvCache, Trunk
-from metier.engine.decode_forward import (
-    NewRow,
-    StepPlan,
-    TrunkRows,
-    decode_rows,
-    decode_run,
-    fill_trunk,
-    prefill_rows,
-)
-from metier.engine.decode_model import DecodeModel
-from metier.engine.decode_plan import entry_order, shared_length, shared_prefixes
+from metier.engine.cache import Trunk
+from metier.engine.decode_plan import entry_order, shared_prefixes
+from metier.engine.decode_rows import Row, Scores, rounded
 from metier.engine.draft import Drafts
 from metier.engine.handle import Handle
 from metier.engine.sampling import Request, Sample, SamplingParams, choose_tokens, request_generator
@@ -47,8 +34,6 @@ MAX_TOKENS_TOTAL = 32768
 """Positions of all slots together; 1.1 GB for SmolLM2-135M in bf16."""
 PREFILL_TOKENS = 512
 """Prompt tokens read at once (a longer prompt is read alone)."""
-CAPACITY_STEP = 32
-"""Slots grow by this many positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +43,6 @@ class Event:
     id: int
     token: int
     finished: Sample | None
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One request on its way."""
-
-    id: int
-    tail: list[int]
-    """Prompt tokens after the trunk."""
-    params: SamplingParams
-    max_new: int
-    trunk: Trunk | None
-    draw: np.random.Generator | None
-    num_copied: int = 0
-    """Positions of the trunk that are copied in front of its own; 0 where the trunk is read in place."""
-    slot: int = -1
-    num_own: int = 0
-    """Positions written in its slot."""
-    tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
-    started_s: float = 0.0
-
-    @property
-    def need(self) -> int:
-        """Positions its slot must hold."""
-        return self.num_copied + len(self.tail) + self.max_new
-
-    @property
-    def read_trunk(self) -> Trunk | None:
-        """The trunk a decode step reads beside the row's slot."""
-        return None if self.num_copied else self.trunk
 
 
 class Decoder:
@@ -106,14 +60,11 @@ class Decoder:
             raise ConfigError(f"max_batch is {max_batch}, prefill_tokens {prefill_tokens}; expected 1 or more.")
         self.max_batch, self.max_tokens_total, self.prefill_tokens = max_batch, max_tokens_total, prefill_tokens
         self._shape, self._threads, self._next_id = handle.shape, handle.threads, 0
-        self._device = handle.weights.embed_VD.device
-        self._model = DecodeModel.from_weights(handle.weights, handle.adapter, dtype=handle.dtype)
-        self._cache = KvCache(handle.shape, handle.dtype, self._device)
-        self._waiting: deque[_Row] = deque()
-        self._active: list[_Row] = []
+        self._forward = handle.backend.rows(handle.adapter, max_batch=max_batch, max_tokens_total=max_tokens_total)
+        self._waiting: deque[Row] = deque()
+        self._active: list[Row] = []
         self._trunks: list[Trunk] = []
-        self._plan: StepPlan | None = None
-        self._drafts = Drafts() if max_batch == 1 else None
+        self._drafts = Drafts() if max_batch == 1 and self._forward.can_guess else None
 
     @property
     def num_active(self) -> int:
@@ -130,7 +81,7 @@ class Decoder:
 
         With `keep` it stays in memory when its last row is done (a server's instruction).
         """
-        if tokens:
+        if tokens and self._forward.can_share:
             self._trunks.append(Trunk(tuple(tokens), keep=keep))
 
     def add(self, request: Request) -> int:
@@ -146,7 +97,7 @@ class Decoder:
         start = trunk.length if trunk else 0
         if trunk:
             trunk.num_users += 1
-        row = _Row(
+        row = Row(
             self._next_id, prompt[start:], params, min(params.max_tokens, room), trunk, request_generator(request)
         )
         if self.max_batch == 1:  # nobody to share with: one product over one piece of memory beats two
@@ -211,19 +162,19 @@ class Decoder:
         fits = [t for t in self._trunks if t.length < len(prompt) and tuple(prompt[: t.length]) == t.tokens]
         return max(fits, key=lambda trunk: trunk.length, default=None)
 
-    def _entering(self) -> list[_Row]:
+    def _entering(self) -> list[Row]:
         """The waiting rows that enter now; [] to decode first.
 
         Rows are read together so that products are wide: either the batch of prompts is half full, or
         everything that waits fits, or nothing is being decoded.
         """
-        chosen: list[_Row] = []
+        chosen: list[Row] = []
         need = max((row.need for row in self._active), default=0)
         num_tokens = 0
         for row in self._waiting:
             need = max(need, row.need)
             num_rows = len(self._active) + len(chosen) + 1
-            is_room = num_rows <= self.max_batch and num_rows * _rounded(need) <= self.max_tokens_total
+            is_room = num_rows <= self.max_batch and num_rows * rounded(need) <= self.max_tokens_total
             is_first = num_rows == 1
             is_full = bool(chosen) and num_tokens + len(row.tail) > self.prefill_tokens
             if is_full or not (is_first or is_room):
@@ -234,23 +185,17 @@ class Decoder:
         is_wide = 2 * num_tokens >= self.prefill_tokens or len(chosen) * 8 >= self.max_batch
         return chosen if is_all or is_wide or not self._active else []
 
-    def _enter(self, entering: list[_Row]) -> list[Event]:
+    def _enter(self, entering: list[Row]) -> list[Event]:
         """Read the prompts of rows into free slots and choose their first tokens."""
         now = time.perf_counter()
-        self._make_room(entering)
+        staying = list(self._active)
         for row in entering:
             self._waiting.popleft()
             row.slot, row.started_s, row.num_own = len(self._active), now, row.num_copied + len(row.tail)
             self._active.append(row)
-            if row.trunk is not None and not row.trunk.is_ready:
-                self._fill(row.trunk)
-            if row.trunk is not None and row.num_copied:
-                self._cache.copy_in(row.trunk, row.slot)
             if self._drafts is not None:
                 self._drafts.begin([*(row.trunk.tokens if row.trunk else ()), *row.tail])
-        self._plan = None
-        new = [NewRow(row.tail, row.trunk, row.slot, row.num_copied) for row in entering]
-        return self._choose(entering, prefill_rows(self._model, self._cache, new))
+        return self._choose(entering, self._forward.enter(staying, entering, self._trunks))
 
     def _advance(self) -> list[Event]:
         """Feed each row its last token and choose the next."""
@@ -259,28 +204,22 @@ class Decoder:
             guess = self._drafts.guess(rows[0].max_new - len(rows[0].tokens) - 1)
             if guess:
                 return self._advance_alone(rows[0], guess)
-        if self._plan is None:
-            self._plan = self._new_plan()
-        token_B = torch.tensor([row.tokens[-1] for row in rows], device=self._device)
-        own_B = torch.tensor([row.num_own for row in rows], device=self._device)
-        hidden_BD = decode_rows(self._model, self._cache, self._plan, token_B, own_B)
+        scores = self._forward.advance(rows)
         for row in rows:
             row.num_own += 1
-        return self._choose(rows, hidden_BD)
+        return self._choose(rows, scores)
 
-    def _choose(self, rows: list[_Row], hidden_BD: Tensor) -> list[Event]:
+    def _choose(self, rows: list[Row], scores: Scores) -> list[Event]:
         """The next token of each row; finished rows leave."""
-        logit_BV = self._model.logits(hidden_BD)
-        head_VD = self._model.weights.head_VD
         temperatures, draws = [row.params.temperature for row in rows], [row.draw for row in rows]
-        chosen = choose_tokens(logit_BV, hidden_BD, head_VD, temperatures, draws)
+        chosen = choose_tokens(*scores, temperatures, draws)
         events = [self._take(*each) for each in zip(rows, chosen.token_B, chosen.logprob_B, strict=True)]
         for row, event in zip(rows, events, strict=True):
             if event.finished is not None:
                 self._leave(row)
         return events
 
-    def _take(self, row: _Row, token: int, logprob: float) -> Event:
+    def _take(self, row: Row, token: int, logprob: float) -> Event:
         """Add a chosen token to its row; it does not leave here."""
         row.tokens.append(token)
         row.logprob += logprob
@@ -293,12 +232,10 @@ class Decoder:
             done = Sample(tuple(row.tokens), row.logprob, "stop" if is_stop else "length", seconds)
         return Event(row.id, token, done)
 
-    def _advance_alone(self, row: _Row, guess: list[int]) -> list[Event]:
+    def _advance_alone(self, row: Row, guess: list[int]) -> list[Event]:
         """Feed the last token and the guess; as many tokens are taken as the model itself chooses."""
-        token_N = torch.tensor([row.tokens[-1], *guess], device=self._device)
-        hidden_ND = decode_run(self._model, self._cache, token_N, row.num_own)
-        head_VD, num = self._model.weights.head_VD, len(token_N)
-        chosen = choose_tokens(self._model.logits(hidden_ND), hidden_ND, head_VD, [0.0] * num, [None] * num)
+        scores, num = self._forward.advance_alone(row, guess), 1 + len(guess)
+        chosen = choose_tokens(*scores, [0.0] * num, [None] * num)
         events: list[Event] = []
         for token, logprob, guessed in zip(chosen.token_B, chosen.logprob_B, [*guess, None], strict=True):
             row.num_own += 1
@@ -309,17 +246,16 @@ class Decoder:
             self._leave(row)
         return events
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: Row) -> None:
         """Free the row's slot; the last row moves into it."""
         last = self._active.pop()
+        self._forward.leave(row, last)
         if last is not row:
-            self._cache.move(last.slot, row.slot, last.num_own)
             last.slot = row.slot
             self._active[row.slot] = last
-        self._plan = None
         self._release(row)
 
-    def _release(self, row: _Row) -> None:
+    def _release(self, row: Row) -> None:
         """One user less for the row's trunk, which goes with its last."""
         if row.trunk is None:
             return
@@ -327,44 +263,6 @@ class Decoder:
         if row.trunk.num_users == 0 and not row.trunk.keep:
             row.trunk.drop()
             self._trunks.remove(row.trunk)
-
-    def _make_room(self, entering: list[_Row]) -> None:
-        """Slots long and many enough; shrunk when the rows left need half of it or less."""
-        capacity = _rounded(max(row.need for row in [*self._active, *entering]))
-        num_rows = len(self._active) + len(entering)
-        is_small = capacity > self._cache.capacity or num_rows > self._cache.slots
-        if not is_small and 2 * capacity > self._cache.capacity:
-            return
-        capacity = max(capacity, self._cache.capacity) if is_small and self._active else capacity
-        if num_rows * capacity > self.max_tokens_total:
-            capacity = _rounded(max(row.need for row in [*self._active, *entering]))
-        slots = max(num_rows, min(self.max_batch, self.max_tokens_total // capacity))
-        num_used = max((row.num_own for row in self._active), default=0)
-        self._cache.resize(slots, capacity, num_active=len(self._active), num_used=num_used)
-
-    def _fill(self, trunk: Trunk) -> None:
-        """Compute a trunk, from the longest beginning that another one already holds."""
-        ready = [(shared_length(trunk.tokens, other.tokens), other) for other in self._trunks if other.is_ready]
-        num_shared, parent = max(ready, key=lambda pair: pair[0], default=(0, None))
-        fill_trunk(self._model, trunk, parent, num_shared)
-
-    def _new_plan(self) -> StepPlan:
-        """Which rows read which trunk."""
-        slots_by_trunk: dict[int, tuple[Trunk, list[int]]] = {}
-        for row in self._active:
-            if row.read_trunk is not None:
-                slots_by_trunk.setdefault(id(row.trunk), (row.read_trunk, []))[1].append(row.slot)
-        starts = [row.read_trunk.length if row.read_trunk else 0 for row in self._active]
-        trunks = []
-        for trunk, slots in slots_by_trunk.values():
-            is_all = len(slots) == len(self._active)
-            trunks.append(TrunkRows(trunk, None if is_all else torch.tensor(slots, device=self._device)))
-        return StepPlan(trunks, torch.tensor(starts, device=self._device), max(starts))
-
-
-def _rounded(num_positions: int) -> int:
-    """The next multiple of the capacity step."""
-    return -(-num_positions // CAPACITY_STEP) * CAPACITY_STEP
 
 
 def sample(handle: Handle, prompts: Sequence[Sequence[int]], params: SamplingParams) -> Iterator[tuple[int, Sample]]:

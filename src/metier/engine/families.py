@@ -59,19 +59,18 @@ def read_config(base_dir: Path) -> dict[str, Any]:  # Any: JSON values
 
 
 def read_shape(base_dir: Path) -> LlamaShape:
-    """The architecture a folder's config.json names.
+    """The architecture a folder's config.json names; of others than the compact block's, the sizes alone.
 
     Raises:
-        ModelError: no config.json, or an architecture the compact block does not compute.
+        ModelError: no config.json, quantised weights, or an architecture transformers does not know.
     """
     config = read_config(base_dir)
-    reason = why_not_compact(config)
-    if reason:
+    if config.get("quantization_config") is not None:
         raise ModelError(
-            f"{base_dir / 'config.json'}: {reason}; this version computes Llama, Mistral, Qwen2 and Qwen3 without "
-            "sliding windows or quantised weights. Choose such a base."
+            f"{base_dir / 'config.json'}: quantization_config is {config['quantization_config']!r}; the weights are "
+            "quantised already. Choose the base as it was before."
         )
-    return compact_shape(config)
+    return general_shape(base_dir) if why_not_compact(config) else compact_shape(config)
 
 
 def why_not_compact(config: Config) -> str:
@@ -89,7 +88,6 @@ def why_not_compact(config: Config) -> str:
         "layer_types": not kinds <= {"full_attention", "sliding_attention"},
         "rope_parameters": rope_kind(config) not in KINDS,
         "partial_rotary_factor": partial != 1.0,
-        "quantization_config": config.get("quantization_config") is not None,
     }
     shown = {**config, "rope_parameters": rope, "partial_rotary_factor": partial}
     return next((f"{name} is {shown.get(name)!r}" for name, is_wrong in wrong.items() if is_wrong), "")
@@ -131,3 +129,37 @@ def _head_width(config: Config, heads: int) -> int:
     if config.get("head_dim"):
         return int(config["head_dim"])
     return 128 if config["model_type"] == "qwen3" else int(config["hidden_size"]) // heads
+
+
+def general_shape(base_dir: Path) -> LlamaShape:
+    """The numbers of any causal language model that size its memory and time.
+
+    Raises:
+        ModelError: transformers does not know the architecture, or its config lacks them.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
+        heads, width = int(config.num_attention_heads), int(config.hidden_size)
+        given: Mapping[str, Any] = config.to_dict()  # Any: JSON values
+        return LlamaShape(
+            num_layers=int(config.num_hidden_layers),
+            width=width,
+            num_heads=heads,
+            num_kv_heads=int(given.get("num_key_value_heads") or heads),
+            head_width=int(given.get("head_dim") or width // heads),
+            ff_width=int(given.get("intermediate_size") or given.get("ffn_dim") or 4 * width),
+            vocab=int(config.vocab_size),
+            max_positions=int(config.max_position_embeddings),
+            rope_theta=10000.0,
+            norm_eps=1e-6,
+            tied_head=bool(given.get("tie_word_embeddings", True)),
+        )
+    except (ValueError, KeyError, OSError, AttributeError, StrictDataclassError) as err:
+        said = " ".join(str(err).split())
+        raise ModelError(
+            f"{base_dir / 'config.json'}: transformers knows no causal language model for it ({said}). "
+            "Choose another base."
+        ) from err

@@ -16,6 +16,7 @@ from metier.engine.ranks import Ranks, current_ranks
 from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
 
 if TYPE_CHECKING:
+    from metier.engine.backend import Backend
     from metier.engine.loop import Trainer
 
 __all__ = ["AdapterSpec", "Handle"]
@@ -37,7 +38,8 @@ class AdapterSpec:
 class Handle:
     """A loaded model: one base, at most one adapter, one precision, one thread count."""
 
-    weights: LlamaWeights
+    backend: Backend
+    """The base in memory, and the code that computes its numbers."""
     adapter: Adapter | None
     dtype: torch.dtype
     """Precision of the matrix products, bf16 or fp32."""
@@ -55,7 +57,21 @@ class Handle:
     @property
     def shape(self) -> LlamaShape:
         """The architecture."""
-        return self.weights.shape
+        return self.backend.shape
+
+    @property
+    def weights(self) -> LlamaWeights:
+        """The fused matrices.
+
+        Raises:
+            ModelError: the base is computed by transformers' own modules.
+        """
+        return self.backend.weights
+
+    @property
+    def forward(self) -> str:
+        """Which code computes the base, and why; stored with every run."""
+        return f"{self.backend.name}: {self.backend.why}"
 
     @property
     def fingerprint(self) -> str:

@@ -1,8 +1,9 @@
-"""From a folder of safetensors to a `Handle` with fused matrices.
+"""From a folder of safetensors to a `Handle`.
 
     >>> handle = load(Path("base"), adapter=AdapterSpec(rank=16, alpha=32.0))  # doctest: +SKIP
 
-The architectures are those of `metier.engine.families`; anything else is refused with what was found. Fetches nothing.
+The compact block computes the architectures of `metier.engine.families`; transformers' own modules the rest. Fetches
+nothing.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import Literal, Protocol
 
 import torch
 
-from metier.core.errors import ModelError
 from metier.core.hashing import file_sha256
-from metier.engine.families import read_shape
+from metier.engine.backend import Backend
+from metier.engine.compact import CompactBackend
+from metier.engine.families import read_config, read_shape, why_not_compact
 from metier.engine.handle import AdapterSpec, Handle
-from metier.engine.peft_files import new_adapter, read_adapter
+from metier.engine.module_backend import load_module
 from metier.engine.ranks import current_ranks
 from metier.engine.reference import check_compact
 from metier.engine.weight_files import read_weights, weight_paths
@@ -53,33 +55,40 @@ def load(
 ) -> Handle:
     """Load a base model, with a new adapter (drawn from `seed`), one from a PEFT folder, or none.
 
+    The compact block computes it where it is known to be transformers' own function; else transformers' modules
+    do, with the reason in `handle.forward`.
+
     Raises:
-        ModelError: a file is missing, the architecture is not one the compact block computes, or the
-            adapter does not fit the base.
+        ModelError: a file is missing, neither forward computes the architecture, or the adapter does not fit the base.
     """
     base_dir = base if isinstance(base, Path) else base.dir
     shape = read_shape(base_dir)
     use_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(dtype)
     if use_dtype is None:
         use_dtype = current_ranks().gather(fastest_dtype(shape, device))[0]  # each might measure another one
-    paths = weight_paths(base_dir)
-    base_sha256 = _sha256_of(paths)
-    checked = check_compact(base_dir, base_sha256=base_sha256)
-    if not checked.is_equal:
-        raise ModelError(f"{base_dir}: the compact block {checked.sentence}, more than 1e-5. Choose another base.")
-    handle = Handle(
-        weights=read_weights(paths, shape, use_dtype, device),
-        adapter=None,
+    base_sha256 = _sha256_of(weight_paths(base_dir))
+    backend = _backend(base_dir, shape, use_dtype, device, base_sha256=base_sha256)
+    return Handle(
+        backend=backend,
+        adapter=None if adapter is None else backend.adapter(adapter, seed=seed),
         dtype=use_dtype,
         threads=threads or len(os.sched_getaffinity(0)),
         base_dir=base_dir,
         base_sha256=base_sha256,
     )
-    if isinstance(adapter, AdapterSpec):
-        handle.adapter = new_adapter(shape, adapter, seed=seed, device=device)
-    elif adapter is not None:
-        handle.adapter = read_adapter(adapter, shape, device=device)
-    return handle
+
+
+def _backend(base_dir: Path, shape: LlamaShape, dtype: torch.dtype, device: str, *, base_sha256: str) -> Backend:
+    """The compact block where it is the base's own function, transformers' modules where it is not."""
+    reason = why_not_compact(read_config(base_dir))
+    if not reason:
+        checked = check_compact(base_dir, base_sha256=base_sha256)
+        if checked.is_equal:
+            weights = read_weights(weight_paths(base_dir), shape, dtype, device)
+            return CompactBackend(weights, dtype, why=f"it {checked.sentence}")
+        reason = f"the compact block {checked.sentence}"
+    log.warning("%s: computed by transformers' own modules, several times slower: %s", base_dir.name, reason)
+    return load_module(base_dir, shape, dtype, device, why=reason)
 
 
 def close(handle: Handle) -> None:

@@ -16,25 +16,22 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metier.core.errors import ModelError
+from metier.engine.backend import GradientSum, Worker
 from metier.engine.batch import Batch, MicroBatch, micro_batch, split_rows
 from metier.engine.form import Form
 from metier.engine.handle import Handle
-from metier.engine.llama import Stack
 from metier.engine.losses import Linear, Loss, Weighed, check_loss, divisor, rows_at, rows_together, weigh
-from metier.engine.lowrank import Gradients, Working
 from metier.engine.prefix import SharedPrefix, starts_with
 from metier.engine.ranks import Ranks
 
 __all__ = ["StepStats", "Trainer", "forward_backward", "logprobs", "optim_step"]
 
-MICRO_TOKENS = 1024
-"""Tokens a worker computes at a time; larger is not faster (docs/tune.md) and costs memory."""
 MIN_WORKER_TOKENS = 256
 """Fewer tokens make products too small for a core; then several threads share a worker's operators."""
 
@@ -71,15 +68,16 @@ class Part(NamedTuple):
 class Trainer:
     """Worker threads, gradients and moments of one handle."""
 
-    def __init__(self, handle: Handle, *, micro_tokens: int = MICRO_TOKENS) -> None:
-        self.handle, self.micro_tokens = handle, micro_tokens
-        self.working = Working(handle.adapter, handle.shape.num_layers, handle.dtype)
+    def __init__(self, handle: Handle, *, micro_tokens: int = 0) -> None:
+        self.handle = handle
+        self.trainee = handle.backend.trainee(handle.adapter)
+        self.micro_tokens = micro_tokens or self.trainee.micro_tokens
         self.verbs = ThreadPoolExecutor(1, "metier-verbs")
         self.form = Form()
         self.prefix: SharedPrefix | None = None
         self.pools: list[ThreadPoolExecutor] = []
-        self.stacks: list[Stack] = []
-        self.grads: list[Gradients] = []
+        self.stacks: list[Any] = []  # Any: of the trainee's own kind; other forms need a Stack
+        self.grads: list[Any] = []  # Any: as above
         self.optimizer: torch.optim.AdamW | None = None
         self.step = 0
         self.pending = 0.0
@@ -94,10 +92,11 @@ class Trainer:
         """Compute steps in this form from now on; the trunk of the form before is closed."""
         if self.form.trunk is not None and self.form.trunk is not form.trunk:
             self.form.trunk.files.close()
+        if form != Form() and not self.trainee.takes_forms:
+            raise ModelError(f"transformers' own modules compute steps in one form; {form} was asked for.")
         self.form, self.prefix = form, None
         if form.prefix:
-            stack = Stack(self.handle.weights, self.handle.dtype, self.working)
-            self.prefix = SharedPrefix(form.prefix, stack, is_rounded=form.trunk is not None)
+            self.prefix = SharedPrefix(form.prefix, self.trainee.worker(), is_rounded=form.trunk is not None)
 
     def prefix_of(self, batch: Batch) -> SharedPrefix | None:
         """The prefix, where all rows of the batch start with it; else they are computed whole."""
@@ -123,13 +122,13 @@ class Trainer:
         """Have at least this many workers, each with its own thread and memory."""
         while len(self.pools) < num_workers:
             self.pools.append(ThreadPoolExecutor(1, f"metier-worker-{len(self.pools)}"))
-            self.stacks.append(Stack(self.handle.weights, self.handle.dtype, self.working))
+            self.stacks.append(self.trainee.worker())
 
     def prepare_gradients(self) -> None:
         """Have a gradient buffer per worker and an optimizer over the masters."""
         while len(self.grads) < len(self.pools):
-            stack = self.stacks[len(self.grads)]
-            self.grads.append(Gradients(self.handle.require_adapter("forward_backward"), stack.buffers))
+            self.handle.require_adapter("forward_backward")
+            self.grads.append(self.trainee.gradients(self.stacks[len(self.grads)]))
         if self.optimizer is None:
             self.optimizer = torch.optim.AdamW([self.masters_P], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
@@ -139,13 +138,13 @@ class Trainer:
         return self.handle.require_adapter("optim_step").masters_P
 
     @property
-    def num_cores(self) -> int:
-        """Cores that share a step, those of the other ranks among them."""
-        return self.handle.threads * self.handle.ranks.size
+    def max_workers(self) -> int:
+        """Workers that may share a step, those of the other ranks among them."""
+        return min(self.handle.threads, self.trainee.max_workers) * self.handle.ranks.size
 
     def publish(self) -> None:
         """Copy the masters to what the products read."""
-        self.working.refresh()
+        self.trainee.publish()
 
     def discard(self) -> None:
         """Throw away the gradient summed so far."""
@@ -164,7 +163,7 @@ class Trainer:
             )
         _refuse_unknown_tokens(batch, self.handle.shape.vocab)
         own = [length - skip for length in lengths]
-        num_workers = max(1, min(self.num_cores, sum(own) // MIN_WORKER_TOKENS))
+        num_workers = max(1, min(self.max_workers, sum(own) // MIN_WORKER_TOKENS))
         return split_rows(
             own, num_workers=num_workers, micro_tokens=self.micro_tokens, rows_together=rows_together(loss)
         )
@@ -173,7 +172,7 @@ class Trainer:
         """What every micro-batch gives; trains where a loss is given."""
         prefix, skip, form, ranks = self.prefix_of(batch), self.skip_of(batch), self.form, self.handle.ranks
         parts = self.share(batch, loss, skip=skip)
-        num_workers = min(self.num_cores, len(parts))
+        num_workers = min(self.max_workers, len(parts))
         mine = range(ranks.rank, num_workers, ranks.size)  # workers are dealt to the ranks in turn
         self.prepare(max(1, len(mine)))
         if loss is not None:
@@ -185,7 +184,7 @@ class Trainer:
             for stack in self.stacks[: len(mine)]:
                 stack.past = prefix.past(has_gradient=loss is not None)
         threads_each = max(1, self.handle.threads // max(1, len(mine)))
-        device = self.handle.weights.embed_VD.device
+        device = self.handle.backend.device
 
         def work(place: int) -> list[Part]:
             torch.set_num_threads(threads_each)  # of this worker's thread only: OpenMP keeps the count per thread
@@ -228,7 +227,7 @@ def _of_all_ranks(ranks: Ranks, parts: list[Part]) -> list[Part]:
     return [part for own in said for part in own]
 
 
-def _train(stack: Stack, grads: Gradients, batch: Batch, micro: MicroBatch, loss: Loss) -> Part:
+def _train(stack: Worker, grads: GradientSum, batch: Batch, micro: MicroBatch, loss: Loss) -> Part:
     """One micro-batch forward and back."""
     divide_by = divisor(loss, batch)
     if isinstance(loss, Linear):

@@ -107,6 +107,19 @@ def export_adapter(handle: Handle, adapter_dir: Path) -> Path:
         StoreError: the folder cannot be written.
     """
     adapter = handle.require_adapter("export_adapter")
+    tensors, config = handle.backend.adapter_files(adapter, base_name=handle.base_dir.name)
+    try:
+        adapter_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise storage_error(adapter_dir, err) from err
+    # Not safetensors' own save_file: on a full disk that raises an error of its own, which is no OSError.
+    write_bytes(adapter_dir / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_json(adapter_dir / "adapter_config.json", config)
+    return adapter_dir
+
+
+def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """The matrices under PEFT's names, fp32."""
     tensors = {}
     for offset, layer in enumerate(adapter.layers):
         for name, low_rank in layer.items():
@@ -114,23 +127,16 @@ def export_adapter(handle: Handle, adapter_dir: Path) -> Path:
             # clone: views of one buffer, which safetensors refuses to write
             tensors[tensor_name(at, name, "A")] = low_rank.a.detach().cpu().clone()
             tensors[tensor_name(at, name, "B")] = low_rank.b.detach().cpu().clone()
-    try:
-        adapter_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise storage_error(adapter_dir, err) from err
-    # Not safetensors' own save_file: on a full disk that raises an error of its own, which is no OSError.
-    write_bytes(adapter_dir / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    write_json(adapter_dir / "adapter_config.json", _peft_config(handle, adapter))
-    return adapter_dir
+    return tensors
 
 
-def _peft_config(handle: Handle, adapter: Adapter) -> dict[str, Any]:  # Any: JSON values
+def peft_config(adapter: Adapter, shape: LlamaShape, *, base_name: str) -> dict[str, Any]:  # Any: JSON values
     """What PEFT and servers need to load the adapter."""
-    adapted = list(range(adapter.first_layer, handle.shape.num_layers))
+    adapted = list(range(adapter.first_layer, shape.num_layers))
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": handle.base_dir.name,
+        "base_model_name_or_path": base_name,
         "r": adapter.rank,
         "lora_alpha": adapter.scale * adapter.rank,
         "lora_dropout": 0.0,
@@ -165,7 +171,7 @@ def read_adapter(adapter_dir: Path, shape: LlamaShape, *, device: str = "cpu") -
             f"{adapter_dir}: not readable as an adapter ({err}); expected PEFT's adapter_config.json and "
             "adapter_model.safetensors."
         ) from err
-    _refuse_other_forms(config, config_path)
+    refuse_other_forms(config, config_path)
     layers = sorted({int(name.split(".layers.")[1].split(".")[0]) for name in tensors if ".layers." in name})
     first_layer = layers[0] if layers else 0
     rank = int(config["r"])
@@ -189,7 +195,7 @@ def read_adapter(adapter_dir: Path, shape: LlamaShape, *, device: str = "cpu") -
     return adapter
 
 
-def _refuse_other_forms(config: dict[str, Any], config_path: Path) -> None:  # Any: JSON values
+def refuse_other_forms(config: dict[str, Any], config_path: Path) -> None:  # Any: JSON values
     """Raise `ModelError` for adapter forms that would be computed wrongly here."""
     plain: dict[str, tuple[Any, ...]] = {
         "peft_type": ("LORA",),

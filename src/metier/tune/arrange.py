@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metier.core.errors import StoreError
+from metier.core.errors import ModelError, StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.tune_config import TuneConfig
 from metier.engine import Handle
@@ -37,6 +37,7 @@ __all__ = ["EXECUTION_NAME", "RunRows", "arrange"]
 log = logging.getLogger(__name__)
 
 EXECUTION_NAME = "execution.json"
+PLAIN = "transformers' own modules compute steps in one form"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,10 +60,10 @@ def arrange(
     """
     path, trunk_dir = out_dir / EXECUTION_NAME, options.trunk_dir or out_dir.parent / "trunk"
     before = Execution.from_json(read_json(path)) if resumed and path.exists() else None
-    prefix, prefix_choice = _prefix(rows.all)
+    trainer = trainer_of(handle)
+    prefix, prefix_choice = _prefix(rows.all, takes_forms=trainer.trainee.takes_forms)
     trunk, num_bytes, trunk_choice = _trunk(handle, rows.all, config, len(prefix), trunk_dir, before)
     handle.ranks.require_same(trunk is None, what="whether states below the adapted layers are stored")
-    trainer = trainer_of(handle)
     form = Form(prefix=tuple(prefix), trunk=trunk)
     trainer.verbs.submit(trainer.take_form, form).result()
     if trunk is not None:
@@ -73,14 +74,14 @@ def arrange(
             handle.ranks.wait()
     layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before))[0]
     longest = max(last_input(row.weight) for row in rows.all) - len(prefix)
-    workers = max(1, min(trainer.num_cores, config.step_tokens // MIN_WORKER_TOKENS))
+    workers = max(1, min(trainer.max_workers, config.step_tokens // MIN_WORKER_TOKENS))
     micro_tokens = max(longest, min(trainer.micro_tokens, config.step_tokens // workers))
     checkpointing = _checkpointing(handle, config, micro_tokens=micro_tokens, workers=workers)
     form = replace(form, layout=layout.name, checkpointing=checkpointing.name == "on")  # type: ignore[arg-type]  # packed or padded
     trainer.verbs.submit(trainer.take_form, form).result()
     first_layer = handle.require_adapter("tune").first_layer
     execution = Execution(
-        block=Choice(name="compact", reason="the base's architecture is one that the compact block computes"),
+        block=Choice(name=handle.backend.name, reason=handle.backend.why),
         product_dtype=_dtype(handle, config),
         workers=Choice(
             name=str(workers),
@@ -114,7 +115,9 @@ def _told(share: float, options: Options) -> None:
     _tell(f"states below the adapted layers: {share:.0%} computed", options)
 
 
-def _prefix(rows: Sequence[RenderedRow]) -> tuple[list[int], Choice]:
+def _prefix(rows: Sequence[RenderedRow], *, takes_forms: bool) -> tuple[list[int], Choice]:
+    if not takes_forms:
+        return [], Choice(name="none", reason=PLAIN)
     shared = common_prefix([row.tokens for row in rows], [row.weight for row in rows], least=1)
     told = f"{len(shared)} tokens are the same in all {len(rows)} rows"
     if len(shared) < MIN_PREFIX_TOKENS:
@@ -134,6 +137,8 @@ def _trunk(
     first_layer, limit = handle.require_adapter("tune").first_layer, config.trunk_gib * 2**30
     if not first_layer:
         return None, 0, Choice(name="none", reason="all layers are adapted")
+    if not trainer_of(handle).trainee.takes_forms:
+        return None, 0, Choice(name="none", reason=PLAIN)
     if not limit:
         return None, 0, Choice(name="none", reason="tune.trunk_gib is 0")
     if before is not None and not before.trunk_layers:
@@ -155,6 +160,9 @@ def _trunk(
 def _layout(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, before: Execution | None) -> Choice:
     if before is not None:
         return before.layout
+    if not trainer_of(handle).trainee.takes_forms:
+        _refuse_form("layout", config.layout)
+        return Choice(name="packed", reason=PLAIN)
     if config.layout != "auto":
         return Choice(name=config.layout, reason="tune.layout")
     return choose_layout(handle, rows)
@@ -162,9 +170,18 @@ def _layout(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, bef
 
 def _checkpointing(handle: Handle, config: TuneConfig, *, micro_tokens: int, workers: int) -> Choice:
     """The same bits either way, so a resumed run may decide anew."""
+    if not trainer_of(handle).trainee.takes_forms:
+        _refuse_form("checkpointing", config.checkpointing)
+        return Choice(name="off", reason=PLAIN)
     if config.checkpointing != "auto":
         return Choice(name=config.checkpointing, reason="tune.checkpointing")
     return choose_checkpointing(handle, micro_tokens=micro_tokens, workers=workers, free_bytes=_free_bytes())
+
+
+def _refuse_form(name: str, value: str) -> None:
+    """Raise `ModelError` where a form is asked for that the base's forward does not have."""
+    if value != "auto":
+        raise ModelError(f"tune.{name} is {value!r}, but {PLAIN}; leave the setting out for this base.")
 
 
 def _dtype(handle: Handle, config: TuneConfig) -> Choice:

@@ -18,8 +18,9 @@ from metier.core.errors import DataError
 from metier.core.tune_config import TuneConfig
 from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
 from metier.engine.attention import QUERY_BLOCK
+from metier.engine.compact import MICRO_TOKENS
 from metier.engine.head import CHUNK
-from metier.engine.loop import MICRO_TOKENS, MIN_WORKER_TOKENS, trainer_of
+from metier.engine.loop import MIN_WORKER_TOKENS, trainer_of
 from metier.engine.peft_files import linear_widths
 from metier.engine.weights import LlamaShape
 from metier.tune.schedule import DEFAULT_PASSES, step_tokens_of

@@ -1,0 +1,87 @@
+"""The compact block of the Llama family as a backend: fused weights, one stack a worker, slots for decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metier.engine.decode_model import DecodeModel
+from metier.engine.decode_rows import CompactRows
+from metier.engine.handle import AdapterSpec
+from metier.engine.llama import Stack
+from metier.engine.lowrank import Gradients, Working
+from metier.engine.peft_files import adapter_tensors, new_adapter, peft_config, read_adapter
+from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
+
+__all__ = ["CompactBackend"]
+
+MICRO_TOKENS = 1024
+"""Tokens a worker computes at a time; larger is not faster (docs/tune.md) and costs memory."""
+
+
+@dataclass(slots=True)
+class CompactBackend:
+    """Fused weights in one precision."""
+
+    weights: LlamaWeights
+    dtype: torch.dtype
+    why: str
+    name: str = "compact"
+
+    @property
+    def shape(self) -> LlamaShape:
+        """The architecture."""
+        return self.weights.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.weights.embed_VD.device
+
+    def adapter(self, wanted: AdapterSpec | Path, *, seed: int) -> Adapter:
+        """A new adapter drawn from `seed`, or the one of a PEFT folder."""
+        if isinstance(wanted, AdapterSpec):
+            return new_adapter(self.shape, wanted, seed=seed, device=str(self.device))
+        return read_adapter(wanted, self.shape, device=str(self.device))
+
+    def adapter_files(self, adapter: Adapter, *, base_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and config as PEFT stores them."""  # Any: JSON values
+        return adapter_tensors(adapter), peft_config(adapter, self.shape, base_name=base_name)
+
+    def trainee(self, adapter: Adapter | None) -> CompactTrainee:
+        """Low-rank parts ready for the products."""
+        return CompactTrainee(self, adapter)
+
+    def rows(self, adapter: Adapter | None, *, max_batch: int, max_tokens_total: int) -> CompactRows:
+        """Packed matrices and slots."""
+        model = DecodeModel.from_weights(self.weights, adapter, dtype=self.dtype)
+        return CompactRows(model, max_batch=max_batch, max_tokens_total=max_tokens_total)
+
+
+class CompactTrainee:
+    """Stacks over one base and one adapter; each worker has its own."""
+
+    max_workers = 1 << 16
+    takes_forms = True
+    micro_tokens = MICRO_TOKENS
+
+    def __init__(self, backend: CompactBackend, adapter: Adapter | None) -> None:
+        self.backend, self.low_rank = backend, adapter
+        self.working = Working(adapter, backend.shape.num_layers, backend.dtype)
+
+    def worker(self) -> Stack:
+        """A stack with memory of its own."""
+        return Stack(self.backend.weights, self.backend.dtype, self.working)
+
+    def gradients(self, worker: Stack) -> Gradients:
+        """In the worker's memory."""
+        assert self.low_rank is not None, "the verbs ask for an adapter first"
+        return Gradients(self.low_rank, worker.buffers)
+
+    def publish(self) -> None:
+        """Copy the masters."""
+        self.working.refresh()
