@@ -76,8 +76,9 @@ class Trainer:
         self.form = Form()
         self.prefix: SharedPrefix | None = None
         self.pools: list[ThreadPoolExecutor] = []
-        self.stacks: list[Any] = []  # Any: of the trainee's own kind; other forms need a Stack
-        self.grads: list[Any] = []  # Any: as above
+        # Any: of the trainee's own kind; forms other than the plain one are only asked of a Stack.
+        self.stacks: list[Any] = []
+        self.grads: list[Any] = []
         self.optimizer: torch.optim.AdamW | None = None
         self.step = 0
         self.pending = 0.0

@@ -123,6 +123,8 @@ def _plan(session: Session, parts: Parts) -> Plan:
     rendered = render_parts(session, parts)
     work = measure_workload(session, parts, rendered)
     speeds = measure_speeds(session, parts, rendered)
+    if session.handle.backend.name != "compact":
+        session.progress.say(f"computed by transformers' own modules, slower: {session.handle.backend.why}")
     fixed_s = fixed_seconds(arms=config.arm, work=work, speeds=speeds)
     budget_s = 60 * config.budget.minutes
     left_s = SPARE * budget_s - sum(fixed_s.values())

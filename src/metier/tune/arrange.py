@@ -161,7 +161,7 @@ def _layout(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, bef
     if before is not None:
         return before.layout
     if not trainer_of(handle).trainee.takes_forms:
-        _refuse_form("layout", config.layout)
+        _refuse_form("layout", config.layout, plain="packed")
         return Choice(name="packed", reason=PLAIN)
     if config.layout != "auto":
         return Choice(name=config.layout, reason="tune.layout")
@@ -171,16 +171,16 @@ def _layout(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, bef
 def _checkpointing(handle: Handle, config: TuneConfig, *, micro_tokens: int, workers: int) -> Choice:
     """The same bits either way, so a resumed run may decide anew."""
     if not trainer_of(handle).trainee.takes_forms:
-        _refuse_form("checkpointing", config.checkpointing)
+        _refuse_form("checkpointing", config.checkpointing, plain="off")
         return Choice(name="off", reason=PLAIN)
     if config.checkpointing != "auto":
         return Choice(name=config.checkpointing, reason="tune.checkpointing")
     return choose_checkpointing(handle, micro_tokens=micro_tokens, workers=workers, free_bytes=_free_bytes())
 
 
-def _refuse_form(name: str, value: str) -> None:
+def _refuse_form(name: str, value: str, *, plain: str) -> None:
     """Raise `ModelError` where a form is asked for that the base's forward does not have."""
-    if value != "auto":
+    if value not in ("auto", plain):
         raise ModelError(f"tune.{name} is {value!r}, but {PLAIN}; leave the setting out for this base.")
 
 
