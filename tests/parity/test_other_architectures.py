@@ -5,6 +5,7 @@ Tolerance 1e-5 relative: the peer computes one row at a time without padding, th
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from metier.engine import (
     AdapterSpec,
+    Clipped,
+    Custom,
     Decoder,
     Handle,
     Linear,
@@ -32,7 +35,8 @@ from metier.engine import (
 )
 from metier.engine.loop import trainer_of
 from tests.engine.builders import random_rows
-from tests.engine.family_builders import OTHERS, write_model
+from tests.engine.family_builders import COMPACT, OTHERS, write_model
+from tests.engine.test_losses import by_autograd
 from tests.parity.test_compact_block import reference_loss
 from tests.parity.test_decode_generate import NEAR_TIE, logits
 from tests.parity.test_families import PROMPTS, generated
@@ -148,3 +152,33 @@ def test_steps_learn_and_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -
     assert torch.equal(second.adapter.masters_P, whole.adapter.masters_P)
     for handle in (whole, first, second):
         close(handle)
+
+
+def test_both_forwards_give_one_llama_the_same_steps_under_every_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base_dir = write_model(tmp_path / "base", COMPACT["qwen3"])
+    compact = load(base_dir, adapter=AdapterSpec(rank=4, alpha=6.0, first_layer=1), dtype="fp32", threads=1)
+    assert compact.adapter is not None
+    compact.adapter.masters_P.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+    export_adapter(compact, tmp_path / "adapter")
+    loading = import_module("metier.engine.load")  # `metier.engine.load` is the verb
+    monkeypatch.setattr(loading, "why_not_compact", lambda config: "a test asks for it")
+    module = load(base_dir, adapter=tmp_path / "adapter", dtype="fp32", threads=1)
+    assert (compact.backend.name, module.backend.name) == ("compact", "transformers")
+    batch = make_batch(random_rows([5, 9, 60, 31, 30, 40]))
+    old_T = -2.0 - torch.rand(batch.num_tokens, generator=torch.Generator().manual_seed(2))
+    adv_T = torch.randn(batch.num_tokens, generator=torch.Generator().manual_seed(3))
+    losses = [
+        Linear(),
+        Clipped(old_logp_T=old_T, adv_T=adv_T),
+        Custom(fn=lambda shown: by_autograd(shown, 2), rows_together=2),
+    ]
+    for loss in losses:
+        found = []
+        for handle in (compact, module):
+            stats = forward_backward(handle, batch, loss).result()
+            found.append((stats.loss_nats, optim_step(handle, lr=0.0, max_grad_norm=1e9).result().grad_norm))
+        assert found[0] == pytest.approx(found[1], rel=1e-5), loss
+    close(compact)
+    close(module)

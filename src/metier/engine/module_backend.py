@@ -116,8 +116,8 @@ class ModuleBackend:
         """One worker through autograd; all cores work inside its operators."""
         return ModuleTrainee(self.module, adapter, vocab=self.shape.vocab)
 
-    def rows(self, adapter: Adapter | None, *, max_batch: int, max_tokens_total: int) -> ModuleRows:  # noqa: ARG002
-        """Rows in transformers' own cache; the adapter is inside the module, and the decoder bounds the batch."""
+    def rows(self, adapter: Adapter | None, *, max_batch: int, max_tokens_total: int) -> ModuleRows:  # noqa: ARG002  # the decoder bounds the batch
+        """Rows in transformers' own cache; the adapter is inside the module."""
         return ModuleRows(self.module)
 
     def _linear_paths(self, first_layer: int) -> list[str]:
@@ -160,6 +160,7 @@ class ModuleBackend:
         adapter = ModuleAdapter(rank=spec.rank, scale=spec.alpha / spec.rank, first_layer=spec.first_layer)
         adapter.layers = [{} for _ in range(self.shape.num_layers - spec.first_layer)]
         parts = {path: self.module.get_submodule(path) for path in paths}
+        # getattr: PEFT names the two matrices alike, as attributes of the layer.
         sizes = [getattr(part, side)[INJECTED].weight.shape for part in parts.values() for side in ("lora_A", "lora_B")]
         adapter.masters_P = torch.zeros(sum(math.prod(size) for size in sizes), device=self.device)
         at = 0

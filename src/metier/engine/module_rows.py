@@ -41,7 +41,7 @@ class ModuleRows:
         self.takes_positions = "position_ids" in parameters
         self.last_only = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
-    def enter(self, staying: Sequence[Row], entering: Sequence[Row], trunks: Sequence[Trunk]) -> Scores:  # noqa: ARG002
+    def enter(self, staying: Sequence[Row], entering: Sequence[Row], trunks: Sequence[Trunk]) -> Scores:  # noqa: ARG002  # no trunks here
         """Read the prompts, padded on the left, and put them behind the rows that stay."""
         from transformers import DynamicCache
 
