@@ -85,7 +85,7 @@ def arrange(
         product_dtype=_dtype(handle, config),
         workers=Choice(
             name=str(workers),
-            reason=f"{trainer.num_cores} cores; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
+            reason=f"of {trainer.max_workers}; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
         ),
         micro_tokens=Choice(
             name=str(micro_tokens), reason=f"at most {trainer.micro_tokens} a worker at a time, or one row"
