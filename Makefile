@@ -32,10 +32,12 @@ check: $(VENV)/.dev  ## lint, types, import contracts, house style, frozen surfa
 	$(BIN)/python checks/style.py
 	$(BIN)/python checks/surface.py
 	$(BIN)/python checks/help_pages.py --check
+	$(BIN)/python checks/cost_table.py --check
 
 docs: $(VENV)/.dev  ## write the generated pages again
 	$(BIN)/python checks/help_pages.py
 	$(BIN)/python checks/schemas.py
+	$(BIN)/python checks/cost_table.py
 
 test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about ten minutes
 	$(BIN)/python -m pytest
@@ -47,6 +49,8 @@ bench: $(VENV)/.dev  ## the long measurements; prints one JSON object each
 	$(BIN)/python benchmarks/decision_rates.py --json
 	$(BIN)/python benchmarks/tune_speed.py --json
 	$(BIN)/python benchmarks/preference.py --json
+	$(BIN)/python benchmarks/plan_accuracy.py --json
+	$(BIN)/python checks/cost_table.py
 	$(BIN)/python benchmarks/decode_speed.py --json
 	$(BIN)/python benchmarks/ledger_speed.py --json
 	$(BIN)/python benchmarks/split_speed.py --json

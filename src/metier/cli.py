@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+from metier.printing import emit, emit_dry_run
 
 app = typer.Typer(
     name="metier",
@@ -30,15 +31,6 @@ DryRun = Annotated[
 ]
 HERE = Path()
 INTERRUPTED = 130
-
-
-def emit(value: dict[str, Any], text: str, *, as_json: bool) -> None:
-    """The result on stdout: a JSON object, or text for a person."""
-    try:
-        sys.stdout.write((json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text.rstrip()) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone, as `head` does; the work is done all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @app.command()
@@ -102,9 +94,7 @@ def run(
 
     project = Project.load(directory, settings or ())
     if dry_run:
-        planned = project.plan(_watcher())
-        text = "\n".join([*_setting_lines(planned.settings), planned.as_text()])
-        emit(planned.as_json(), text, as_json=as_json)
+        emit_dry_run(project.plan(_watcher()), as_json=as_json)
         return
     report = project.run(_watcher())
     page = project.report_path
@@ -216,15 +206,53 @@ def erase(
 
 
 @app.command()
-def plan(directory: Dir = HERE, settings: Set = None, as_json: AsJson = False) -> None:
+def plan(
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Do everything the tuning does once; exit 3 when it will not fit.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Print what common bases take on common devices; needs no project.")
+    ] = False,
+) -> None:
     """Predict minutes, memory and money of the run, and say what the budget makes it give up.
 
-    Example: metier plan -C support --set budget.minutes=10
+    Example: metier plan -C support --rehearse
+    """
+    from metier.project import Project, cost_table
+
+    if table:
+        rows, text = cost_table()
+        emit({"rows": rows}, text, as_json=as_json)
+        return
+    planned = Project.load(directory, settings or ()).plan(_watcher(), rehearse=rehearse)
+    emit(planned.as_json(), planned.as_text(), as_json=as_json)
+
+
+@app.command()
+def tune(
+    directory: Dir = HERE,
+    settings: Set = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+    search: Annotated[
+        int, typer.Option("--search", metavar="N", help="Try N learning rates on dev first, 2 to 8; the best is kept.")
+    ] = 0,
+) -> None:
+    """Tune the adapter and show its dev curve; nothing is judged. Resumes where it stopped.
+
+    Example: metier tune -C support --search 3
     """
     from metier.project import Project
 
-    planned = Project.load(directory, settings or ()).plan(_watcher())
-    emit(planned.as_json(), planned.as_text(), as_json=as_json)
+    project = Project.load(directory, settings or ())
+    if dry_run:
+        emit_dry_run(project.plan(_watcher()), as_json=as_json)
+        return
+    tuned = project.tune(_watcher(), search=search)
+    emit(tuned.as_json(), tuned.as_text(), as_json=as_json)
 
 
 @app.command()
@@ -321,15 +349,6 @@ def main_options(
 
         sys.stdout.write(f"metier {__version__}\n")
         raise typer.Exit
-
-
-def _setting_lines(settings: Mapping[str, Any]) -> Iterator[str]:  # Any: the values of a settings table
-    """Every setting of every table as `table.key = value`, the value as JSON; [[table]] entries on a line each."""
-    for table, values in settings.items():
-        if isinstance(values, Mapping):
-            yield from (f"{table}.{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
-        else:
-            yield from (f"[[{table}]] {json.dumps(entry, ensure_ascii=False)}" for entry in values)
 
 
 def _watcher() -> Callable[[Any], None]:

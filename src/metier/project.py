@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metier.core.config import nearest
 from metier.core.errors import ConfigError, GateClosed, StoreError
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
         SetAside,
         ShownRow,
         Status,
+        Tuned,
         Verified,
         Watcher,
     )
 
-__all__ = ["Project", "doctor", "init_project"]
+__all__ = ["Project", "cost_table", "doctor", "init_project"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +80,17 @@ class Project:
 
         return run_road(self.dir, self.config, watcher=watcher, pages=Pages(render_report, render_data_page))
 
-    def plan(self, watcher: Watcher | None = None) -> Planned:
-        """What the run would do and take; nothing is trained."""
+    def plan(self, watcher: Watcher | None = None, *, rehearse: bool = False) -> Planned:
+        """What the run would do and take; nothing is trained, but with `rehearse` everything is done once."""
         from metier.road import plan_project
 
-        return plan_project(self.dir, self.config, watcher=watcher)
+        return plan_project(self.dir, self.config, rehearse=rehearse, watcher=watcher)
+
+    def tune(self, watcher: Watcher | None = None, *, search: int = 0) -> Tuned:
+        """The road as far as the tuned adapter; `search` learning rates are tried on dev first."""
+        from metier.road import tune_project
+
+        return tune_project(self.dir, self.config, search=search, watcher=watcher)
 
     def assess(self, watcher: Watcher | None = None) -> Assessed:
         """Before spending: the untuned arms on dev, and what the hold-out could show."""
@@ -172,6 +179,13 @@ class Project:
         """
         if report.verdict.outcome is not Outcome.WORTH_IT:
             raise GateClosed(f"the verdict is {report.verdict.outcome} ({report.verdict.reason}), not WORTH_IT.")
+
+
+def cost_table() -> tuple[list[dict[str, Any]], str]:  # Any: JSON values
+    """The reference table of common bases on common devices: its rows as JSON values, and as text."""
+    from metier.tune import cost_rows, table_text
+
+    return [asdict(row) for row in cost_rows()], table_text()
 
 
 def examples_dir() -> Path:

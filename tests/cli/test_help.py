@@ -8,9 +8,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from metier.cli import _setting_lines
 from metier.conventions import check_names
 from metier.core.project_file import load_project_file
+from metier.printing import setting_lines
 from tests.browser.chromium import text_of
 from tests.road.running import metier
 
@@ -30,7 +30,7 @@ def test_only_that_help_waits_for_the_checks() -> None:
 
 def test_a_dry_run_shows_every_setting_with_its_value(fresh: Path) -> None:
     settings = asdict(load_project_file(fresh, ["budget.minutes=5"]))
-    lines = list(_setting_lines(settings))
+    lines = list(setting_lines(settings))
     assert "budget.minutes = 5.0" in lines or "budget.minutes = 5" in lines
     assert "split.holdout_rows = 24" in lines
     assert sum(line.startswith("[[convention]] {") for line in lines) == len(settings["convention"])

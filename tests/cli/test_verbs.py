@@ -16,7 +16,7 @@ from metier.core.errors import ConfigError
 from tests.road.running import change, events_of, files_of, metier
 
 VERBS = [
-    "assess", "chat", "check", "curate", "doctor", "erase", "init", "label", "plan", "report", "run", "show", "status",
+    "assess", "chat", "check", "curate", "doctor", "erase", "init", "label", "plan", "report", "run", "show", "status", "tune",
     "verify",
 ]  # fmt: skip
 

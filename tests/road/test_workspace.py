@@ -62,6 +62,40 @@ def test_a_killed_attempt_is_counted_up_to_its_last_write(
     assert stage(tmp_path, takes(clock, 5.0)).seconds == pytest.approx(25.0)
 
 
+def test_peak_memory_is_the_highest_of_all_attempts(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([3.0, 2.0, 1.0])
+    monkeypatch.setattr(workspace, "peak_memory_gib", lambda: next(peaks))
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, takes(clock, 30.0, ends=KeyboardInterrupt()))
+    assert stage(tmp_path, takes(clock, 5.0)).peak_memory_gib == 3.0
+
+
+def test_a_killed_attempt_keeps_the_peak_it_noted_and_the_time_it_began(
+    tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks = iter([4.0, 2.0, 1.0])
+    monkeypatch.setattr(workspace, "peak_memory_gib", lambda: next(peaks))
+
+    def work(stage_dir: Path) -> None:
+        began_s = (stage_dir / SPENT_NAME).stat().st_mtime - 50
+        os.utime(stage_dir / SPENT_NAME, (began_s, began_s))
+        workspace.note_peak(stage_dir)
+        (stage_dir / "state.json").write_text("{}", encoding="utf-8")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        real = workspace._note
+        notes: list[int] = []
+        patch.setattr(workspace, "_note", lambda *given: notes.append(1) or len(notes) > 1 or real(*given))
+        with pytest.raises(Killed):
+            stage(tmp_path, work)
+    found = stage(tmp_path, takes(clock, 5.0))
+    assert found.peak_memory_gib == 4.0
+    assert found.seconds == pytest.approx(55.0, abs=1.0)
+
+
 def _only_first(real: Callable[..., None]) -> Callable[..., None]:
     """The note at the start is written, the one at the end is not."""
     calls: list[object] = []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from metier.core.errors import DataError
-from metier.core.tune_config import TuneConfig
+from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import AdapterSpec, close, load, read_shape
-from metier.tune import Speed, estimate, measure_speed
+from metier.tune import MemoryParts, Speed, estimate, estimate_pairs, measure_speed
+from metier.tune.schedule import run_steps
+from metier.tune.steps_ahead import look_ahead
 from tests.engine.builders import pattern_rows, tiny_base
 
 SPEED = Speed(
@@ -26,31 +29,103 @@ SPEED = Speed(
 def test_minutes_are_tokens_times_passes_over_speed(tmp_path: Path) -> None:
     shape = read_shape(tiny_base(tmp_path))
     config = TuneConfig(passes=2.0, evals=1, step_tokens=1000)
-    found = estimate(num_tokens=60_000, dev_tokens=4000, shape=shape, config=config, speed=SPEED)
+    found = estimate(train_tokens=[100] * 600, dev_tokens=[100] * 40, shape=shape, config=config, speed=SPEED)
     # 2 x 60,000 / 1000 = 120 s of steps; 2 x 4000 / 2000 = 4 s of dev scores; half a second of checkpoint.
     assert found.minutes == pytest.approx(124.5 / 60)
     assert found.num_steps == 120
 
 
+def test_compiling_saving_and_the_optimizer_come_on_top(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+    config = TuneConfig(passes=2.0, evals=1, step_tokens=1000)
+    speed = replace(SPEED, width_s=3.0, optim_s=0.1, save_s=2.5)
+    found = estimate(train_tokens=[100] * 600, dev_tokens=[100] * 40, shape=shape, config=config, speed=speed)
+    # Steps of ten rows on two workers: one size of 500 tokens, filled up to 512; dev in four of 1,000 (1,024).
+    assert found.minutes == pytest.approx((124 + 3.0 * 1.3 + 120 * 0.1 + 2.5) / 60)
+
+
+def test_rows_over_the_limit_take_nothing(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+    config = TuneConfig(passes=1.0, step_tokens=1000, max_row_tokens=200)
+    found = [
+        estimate(train_tokens=tokens, dev_tokens=[100], shape=shape, config=config, speed=SPEED)
+        for tokens in ([100] * 60, [100] * 60 + [1000] * 5)
+    ]
+    assert found[0] == found[1]
+
+
 def test_fewer_adapted_layers_take_less_time_and_memory(tmp_path: Path) -> None:
     shape = read_shape(tiny_base(tmp_path))
     found = [
-        estimate(num_tokens=60_000, dev_tokens=0, shape=shape, config=TuneConfig(depth=depth), speed=SPEED)
+        estimate(
+            train_tokens=[100] * 600,
+            dev_tokens=[],
+            shape=shape,
+            config=TuneConfig(depth=depth, trunk_gib=0),
+            speed=SPEED,
+        )
         for depth in (1, 2, 3)
     ]
     assert found[0].minutes < found[1].minutes < found[2].minutes
     assert found[0].gib < found[1].gib < found[2].gib
 
 
-def test_longer_rows_take_more_memory(tmp_path: Path) -> None:
+def test_stored_states_take_memory_and_save_the_frozen_layers(tmp_path: Path) -> None:
     shape = read_shape(tiny_base(tmp_path))
-    found = [
+    plain, stored = (
         estimate(
-            num_tokens=6000, dev_tokens=0, shape=shape, config=TuneConfig(), speed=SPEED, longest_row=longest_row
-        ).gib
-        for longest_row in (100, 1024, 4096)
-    ]
-    assert found[0] < found[1] < found[2]
+            train_tokens=[100] * 600,
+            dev_tokens=[100] * 10,
+            shape=shape,
+            config=TuneConfig(depth=1, passes=4, trunk_gib=trunk_gib),
+            speed=SPEED,
+        )
+        for trunk_gib in (0, 1)
+    )
+    assert stored.minutes < plain.minutes
+    # 61,000 tokens of 48 values in bf16.
+    assert stored.memory.stored == pytest.approx(61_000 * 48 * 2 / 2**30)
+    assert plain.memory.stored == 0
+
+
+def test_pairs_take_both_rows_every_pass_and_one_pass_for_their_reference(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+    config = TuneConfig(objective="dpo", dpo=DpoConfig(passes=2.0), evals=1, step_tokens=1000)
+    found = estimate_pairs(
+        train_pairs=[(60, 40)] * 600, dev_pairs=[(60, 40)] * 40, shape=shape, config=config, speed=SPEED
+    )
+    # As rows of 100 tokens: 124.5 s; and (60,000 + 4,000) / 2,000 = 32 s for the reference.
+    assert found.minutes == pytest.approx((124.5 + 32) / 60)
+
+
+def test_every_part_of_memory_follows_its_cause(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+
+    def parts(config: TuneConfig | None = None, *, tokens: int = 300, speed: Speed = SPEED) -> MemoryParts:
+        found = estimate(
+            train_tokens=[tokens] * 20, dev_tokens=[100], shape=shape, config=config or TuneConfig(), speed=speed
+        )
+        return found.memory
+
+    plain = parts()
+    assert parts(TuneConfig(rank=64)).trained > plain.trained
+    assert parts(TuneConfig(step_tokens=4096)).activations > plain.activations
+    assert parts(tokens=1024).activations > plain.activations
+    assert parts(speed=replace(SPEED, product_bytes=4)).base == pytest.approx(2 * plain.base)
+    assert parts(speed=replace(SPEED, product_bytes=4)).kernels == 0 < plain.kernels
+    assert parts(speed=replace(SPEED, runtime_gib=1.0)).gib == pytest.approx(plain.gib + 1.0)
+    assert parts(speed=replace(SPEED, threads=1)).head == pytest.approx(plain.head / 2)
+
+
+def test_the_steps_ahead_are_those_of_the_run() -> None:
+    lengths = [40, 60, 700, 300, 20, 500] * 4
+    config = TuneConfig(step_tokens=512, passes=1.5)
+    ahead = look_ahead(lengths, [50], config=config, threads=2, seed=7)
+    steps = run_steps(lengths, passes=1.5, step_tokens=512, seed=7)
+    assert ahead.num_steps == len(steps)
+    assert ahead.num_tokens == sum(lengths[row] for step in steps for row in step)
+    assert (ahead.workers, ahead.longest_row) == (2, 704)
+    assert ahead.micro_tokens >= 704 and ahead.micro_tokens % 32 == 0
 
 
 def test_measuring_changes_no_weight_and_leaves_no_gradient(tmp_path: Path) -> None:

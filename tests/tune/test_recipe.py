@@ -27,8 +27,10 @@ def base_dir(tmp_path: Path) -> Path:
     return tiny_base(tmp_path / "base")
 
 
-def run(base_dir: Path, out_dir: Path, *, config: TuneConfig = CONFIG, **options: object) -> TuneResult:
-    return tune(TRAIN, DEV, config, base=base_dir, out_dir=out_dir, seed=0, threads=2, **options)  # type: ignore[arg-type]  # object: any option of tune
+def run(
+    base_dir: Path, out_dir: Path, *, config: TuneConfig = CONFIG, dev: list[RenderedRow] = DEV, **options: object
+) -> TuneResult:
+    return tune(TRAIN, dev, config, base=base_dir, out_dir=out_dir, seed=0, threads=2, **options)  # type: ignore[arg-type]  # object: any option of tune
 
 
 def files_of(out_dir: Path) -> dict[str, object]:
@@ -173,3 +175,40 @@ def test_depth_adapts_only_the_top_layers(base_dir: Path, tmp_path: Path) -> Non
     result = run(base_dir, tmp_path / "a", config=replace(CONFIG, depth=1, evals=1))
     config = json.loads((result.adapter_dir / "adapter_config.json").read_text())
     assert config["layers_to_transform"] == [2]
+
+
+STEEP = replace(CONFIG, passes=6.0, evals=9, patience=2)
+OTHER_DEV = [replace(row, tokens=row.tokens[::-1]) for row in DEV]
+"""Counting down: what training teaches makes these rows less likely."""
+
+
+def test_patience_ends_a_run_whose_dev_loss_no_longer_falls_and_keeps_its_best_step(
+    base_dir: Path, tmp_path: Path
+) -> None:
+    endless = run(base_dir, tmp_path / "endless", config=replace(STEEP, patience=0), dev=OTHER_DEV)
+    assert endless.last_step == endless.num_steps
+    cut = run(base_dir, tmp_path / "cut", config=STEEP, dev=OTHER_DEV)
+    scored = [(step, loss) for step, loss in cut.dev_curve if step]
+    assert cut.last_step == scored[-1][0] < cut.num_steps == endless.num_steps
+    assert list(cut.dev_curve) == list(endless.dev_curve)[: len(cut.dev_curve)]
+    best = min(loss for _, loss in scored[:-2])
+    assert all(loss >= best for _, loss in scored[-2:]) and dict(scored)[cut.best_step] == best
+    assert cut.num_tokens < endless.num_tokens
+
+
+def test_a_run_stopped_where_patience_is_spent_ends_as_an_uninterrupted_one(base_dir: Path, tmp_path: Path) -> None:
+    whole = run(base_dir, tmp_path / "whole", config=STEEP, dev=OTHER_DEV)
+
+    def stop(progress: Progress) -> None:
+        if progress.step == whole.last_step:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        run(base_dir, tmp_path / "cut", config=STEEP, dev=OTHER_DEV, options=Options(threads=2, on_progress=stop))
+    seen: list[Progress] = []
+    resumed = run(
+        base_dir, tmp_path / "cut", config=STEEP, dev=OTHER_DEV, options=Options(threads=2, on_progress=seen.append)
+    )
+    assert not seen
+    assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
+    assert (resumed.dev_curve, resumed.last_step) == (whole.dev_curve, whole.last_step)

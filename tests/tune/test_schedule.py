@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 
 from metier.core.tune_config import TuneConfig
-from metier.tune.schedule import default_lr, eval_steps, lr_at, run_steps, step_tokens_of
+from metier.tune.schedule import default_lr, eval_steps, is_spent, lr_at, run_steps, step_tokens_of
 
 
 def test_default_lr_is_ten_times_full_tunings_and_fifteen_times_in_short_runs() -> None:
@@ -48,3 +48,11 @@ def test_dev_is_scored_evenly_and_always_at_the_end() -> None:
     assert eval_steps(100, 4) == {25, 50, 75, 100}
     assert eval_steps(2, 6) == {1, 2}
     assert eval_steps(1, 3) == {1}
+
+
+def test_patience_is_spent_by_scores_without_a_lower_loss_and_never_by_the_base() -> None:
+    curve = [(0, 1.0), (10, 3.0), (20, 2.0), (30, 2.5), (40, 2.0)]
+    # Lowest before the last two is 2.0 at step 20; 2.5 and 2.0 are no lower. Before the last three it is 3.0.
+    assert [is_spent(curve, patience) for patience in (0, 1, 2, 3, 4)] == [False, True, True, False, False]
+    assert not is_spent([(0, 1.0), (10, 3.0), (20, 3.0)], 2)
+    assert not is_spent([], 1)

@@ -27,11 +27,14 @@ OTHER: dict[str, Any] = {
     "weight_decay": 0.3,
     "max_grad_norm": 0.01,
     "evals": 1,
+    "patience": 1,
     "product_dtype": "bf16",
     "layout": "padded",
     "checkpointing": "on",
     "trunk_gib": 0.0,
 }
+STEEP = replace(CONFIG, passes=6.0, evals=9, patience=0)
+"""With dev rows that count down: what training teaches makes them less likely, and only patience ends the run."""
 REFUSED = {"method": "full"}
 ELSEWHERE = {
     "objective": "tests/tune/test_dpo.py::test_an_objective_is_run_by_its_own_function_only",
@@ -66,10 +69,16 @@ def test_the_table_holds_every_setting() -> None:
         assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), name
 
 
-@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("name", sorted(OTHER.keys() - {"patience"}))
 def test_another_value_is_another_run(name: str, base_dir: Path, first: dict[str, object], tmp_path: Path) -> None:
     other = run(base_dir, tmp_path / "tune", replace(CONFIG, **{name: OTHER[name]}))
     assert other != first
+
+
+def test_another_patience_is_another_run(base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.DEV", [replace(row, tokens=row.tokens[::-1]) for row in DEV])
+    endless, ended = (run(base_dir, tmp_path / str(patience), replace(STEEP, patience=patience)) for patience in (0, 2))
+    assert endless != ended
 
 
 def test_the_same_values_are_the_same_run(base_dir: Path, first: dict[str, object], tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ class TuneConfig(Settings):
     """Gradient norm above which gradients are scaled down."""
     evals: int = 6
     """Evaluations of the dev loss over the run; the best checkpoint is kept."""
+    patience: int = 3
+    """Dev evaluations in a row without a lower loss after which the run stops; 0 never stops early."""
     product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
     layout: Literal["auto", "packed", "padded"] = "packed"
@@ -108,6 +110,7 @@ class TuneConfig(Settings):
         within("lr", self.lr, 0, 1, ends="[)")
         within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
         at_least("step_tokens", self.step_tokens, 0)
+        at_least("patience", self.patience, 0)
         at_least("trunk_gib", self.trunk_gib, 0)
         for name in ("rank", "max_row_tokens", "evals", "processes"):
             at_least(name, getattr(self, name), 1)  # getattr: the names stand one line above

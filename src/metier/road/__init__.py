@@ -8,6 +8,7 @@ from metier.road.label import Imported, export_tasks, import_votes, report_votes
 from metier.road.progress import Progress, Tick, Watcher
 from metier.road.run import Pages, open_session, run_road
 from metier.road.setaside import SetAside, curate_project
+from metier.road.tune_verb import Tuned, tune_project
 from metier.road.verify import Verified, verify_project
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ShownRow",
     "Status",
     "Tick",
+    "Tuned",
     "Verified",
     "Watcher",
     "assess_project",
@@ -40,5 +42,6 @@ __all__ = [
     "report_votes",
     "run_road",
     "show_row",
+    "tune_project",
     "verify_project",
 ]

@@ -16,12 +16,14 @@ from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher
+from metier.road.rehearsal import Rehearsed, rehearse_plan, require_room, with_rehearsal
 from metier.road.run import open_session
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_untuned
 
 if TYPE_CHECKING:
     from metier.assess import TuningCosts
+    from metier.tune import Servable
 
 __all__ = ["Assessed", "Planned", "assess_project", "plan_project"]
 
@@ -35,11 +37,18 @@ class Planned:
     cost: float
     currency: str
     settings: Mapping[str, Any]
+    servable: tuple[Servable, ...]
+    """Which servers can load what the tuning will leave."""
+    rehearsed: Rehearsed | None = None
+    """What a rehearsal found; None where none was asked for."""
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
         price = {"cost": self.cost, "currency": self.currency}
-        return {**self.plan.as_json(), "rows": dict(self.rows), **price, "settings": dict(self.settings)}
+        servable = [asdict(one) for one in self.servable]
+        rehearsed = None if self.rehearsed is None else self.rehearsed.as_json()
+        found = {"servable": servable, "rehearsed": rehearsed}
+        return {**self.plan.as_json(), "rows": dict(self.rows), **price, "settings": dict(self.settings), **found}
 
     def as_text(self) -> str:
         """The plan for a person."""
@@ -50,20 +59,35 @@ class Planned:
         lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time")
         lines.append(f"tuning: {plan.size}")
         lines += [f"given up for the budget: {sentence}" for sentence in plan.gave_up]
+        lines += [f"served by {one.as_text()} ({one.date})" for one in self.servable]
+        if self.rehearsed is not None:
+            lines.append(self.rehearsed.as_text())
         return "\n".join(lines)
 
 
-def plan_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Planned:
+def plan_project(
+    project_dir: Path, config: ProjectConfig, *, rehearse: bool = False, watcher: Watcher | None = None
+) -> Planned:
     """Predict minutes, memory and money of `metier run`; rows are read and split, nothing is trained.
 
+    With `rehearse` everything the tuning does is done once; nothing but the stored rehearsal changes.
+
     Raises:
-        GateClosed: not even the smallest run fits the budget.
+        GateClosed: not even the smallest run fits the budget, or the rehearsed one does not fit the machine.
     """
+    from metier.tune import TunedForm, servability
+
     with open_session(project_dir, config, watcher=watcher, what="metier plan") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
+        require_room(session, plan)
+        found = rehearse_plan(session, parts, plan) if rehearse else None
+        plan = with_rehearsal(session, parts, plan)
         require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        rank = 0 if config.tune.method == "full" else config.tune.rank
         return Planned(
+            servable=servability(TunedForm(method=config.tune.method, rank=rank)),
+            rehearsed=found,
             plan=plan,
             rows={"train": len(parts.train), "dev": len(parts.dev), "hold-out": parts.num_holdout},
             cost=machine_cost(plan.predictions["run_minutes"][0], config.price),

@@ -130,9 +130,10 @@ def _retrieved(session: Session, parts: Parts, rendered: Rendered) -> float:
 def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds:
     """Time loading, prefill, decoding in a batch and alone, and training steps; some ten seconds on two cores."""
     from metier.engine import AdapterSpec, close, load
-    from metier.tune import measure_speed
+    from metier.tune import measure_speed, runtime_gib
 
     config = session.config.tune
+    runtime = runtime_gib()
     started = time.perf_counter()
     handle = session.handle
     load_s = time.perf_counter() - started
@@ -140,7 +141,7 @@ def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds
     spec = AdapterSpec(rank=config.rank, alpha=config.alpha)
     trainee = load(session.base, adapter=spec, dtype="bf16" if session.dtype_name == "bf16" else "fp32")
     try:
-        tune_speed = measure_speed(trainee, rendered.train, config)
+        tune_speed = measure_speed(trainee, rendered.train, config, runtime_gib=runtime)
     finally:
         close(trainee)
     return Speeds(

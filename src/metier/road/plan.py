@@ -9,21 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metier.core.errors import ConfigError, GateClosed
 from metier.core.folders import read_json, write_json
+from metier.core.seeds import generator
 from metier.core.settings import ArmConfig
-from metier.core.tune_config import DpoConfig
+from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
 from metier.road.cut import Parts
 from metier.road.mining import DEV_SHARE
 from metier.road.rendered import render_parts
 from metier.road.session import Session
 
-__all__ = ["Plan", "make_plan"]
+if TYPE_CHECKING:
+    from metier.tune import Speed, TuneEstimate
 
-PLAN_VERSION = 2
+__all__ = ["Plan", "chosen_rows", "make_plan", "tune_estimate"]
+
+PLAN_VERSION = 3
 SCREEN_ROWS = 12
 FINALISTS = 2
 LATENCY_ROWS = 40
@@ -213,38 +217,20 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
 
 
 def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
-    """Seconds of a tuning run with its dev evaluations."""
-    from metier.tune import estimate
-
-    found = estimate(
-        num_tokens=round(sum(work.train_tokens) * choice.num_rows / max(1, len(work.train_tokens))),
-        dev_tokens=sum(work.dev_tokens),
-        shape=session.handle.shape,
-        config=replace(session.config.tune, passes=choice.passes, depth=choice.depth),
-        speed=speeds.tune,
-        longest_row=max(work.train_tokens),
-    )
+    """Seconds of a tuning run with its dev evaluations; under dpo of both its parts."""
+    config = replace(session.config.tune, passes=choice.passes, depth=choice.depth)
+    found = tune_estimate(session, config, work, speeds.tune, num_rows=choice.num_rows)
     return 60 * found.minutes + dpo_seconds(choice, work, speeds, session)
 
 
 def dpo_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
     """Seconds of dpo after sft, if every row gave a pair: drawn replies, the reference, and both rows of every pair."""
-    from metier.tune import estimate, pair_tokens
-
     tune = session.config.tune
     if tune.objective != "dpo":
         return 0.0
     settings = tune.dpo or DpoConfig()
-    num_tokens = 2 * round(sum(work.train_tokens) * choice.num_rows / max(1, len(work.train_tokens)))
-    _, scored = pair_tokens(num_tokens, passes=settings.passes)
-    found = estimate(
-        num_tokens=num_tokens,
-        dev_tokens=round(DEV_SHARE * num_tokens),
-        shape=session.handle.shape,
-        config=replace(tune, passes=settings.passes, depth=choice.depth),
-        speed=speeds.tune,
-        longest_row=max(work.train_tokens),
-    )
+    config = replace(tune, depth=choice.depth)
+    found = pairs_estimate(session, config, work, speeds.tune, num_rows=choice.num_rows)
     draws_s = 0.0
     if settings.pairs == "mined":
         draws_s = speeds.load_s + speeds.batch_s(
@@ -253,7 +239,35 @@ def dpo_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session
             prompt_tokens=work.prompt_tokens["tuned"],
             reply_tokens=work.gold_tokens,
         )
-    return 60 * found.minutes + scored / speeds.tune.score_tokens_per_s + draws_s
+    return 60 * found.minutes + draws_s
+
+
+def tune_estimate(session: Session, config: TuneConfig, work: Workload, speed: Speed, *, num_rows: int) -> TuneEstimate:
+    """Minutes and memory of sft on the rows a run of this size draws."""
+    from metier.tune import estimate
+
+    drawn = chosen_rows(len(work.train_tokens), num_rows, seed=session.config.project.seed)
+    train, shape = [work.train_tokens[row] for row in drawn], session.handle.shape
+    return estimate(train_tokens=train, dev_tokens=work.dev_tokens, shape=shape, config=config, speed=speed)
+
+
+def pairs_estimate(
+    session: Session, config: TuneConfig, work: Workload, speed: Speed, *, num_rows: int
+) -> TuneEstimate:
+    """Minutes and memory of dpo, if every drawn row gave a pair of rows as long as itself; draws come on top."""
+    from metier.tune import estimate_pairs
+
+    drawn = chosen_rows(len(work.train_tokens), num_rows, seed=session.config.project.seed)
+    pairs = [(work.train_tokens[row], work.train_tokens[row]) for row in drawn]
+    dev = pairs[: max(1, round(DEV_SHARE * len(pairs)))]
+    return estimate_pairs(train_pairs=pairs, dev_pairs=dev, shape=session.handle.shape, config=config, speed=speed)
+
+
+def chosen_rows(num_all: int, num_wanted: int, *, seed: int) -> list[int]:
+    """The train rows of a smaller run: drawn at random, in their order."""
+    rng = generator(seed, "train_rows")
+    drawn: list[int] = rng.permutation(num_all)[:num_wanted].tolist()
+    return sorted(drawn)
 
 
 def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) -> dict[str, float]:

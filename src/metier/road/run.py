@@ -26,6 +26,7 @@ from metier.road.plan import Plan, make_plan
 from metier.road.probe import probe_exposure
 from metier.road.progress import Progress, Watcher
 from metier.road.readiness import stored_facts
+from metier.road.rehearsal import require_room, with_rehearsal
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_arms
 from metier.road.tuning import Tuning
@@ -91,6 +92,8 @@ def run_road(
         ground = read_and_check(session)
         parts = cut_rows(session, ground)
         plan = make_plan(session, parts)
+        require_room(session, plan)
+        plan = with_rehearsal(session, parts, plan)
         require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
         record_ground(session, ground)
         sealed = seal_parts(session, ground, parts)

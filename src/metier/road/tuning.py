@@ -14,26 +14,40 @@ from metier.core.errors import DataError, ModelError, StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.hashing import file_sha256, value_hash
 from metier.core.rows import Row
-from metier.core.seeds import derived_seed, generator
+from metier.core.seeds import derived_seed
 from metier.core.tune_config import TuneConfig
 from metier.road.cut import Parts
 from metier.road.mining import Start, rendered_pairs
-from metier.road.plan import Plan
+from metier.road.plan import Plan, chosen_rows
 from metier.road.rendered import Rendered, instruction_text, render_parts
 from metier.road.session import Session, max_reply_tokens
-from metier.road.workspace import Stage
+from metier.road.workspace import Stage, note_peak
 
 if TYPE_CHECKING:
     from metier.engine import Handle
     from metier.tune import Options, Progress, TuneResult
 
-__all__ = ["Tuning"]
+__all__ = ["SEARCH_NAME", "Tuning", "chosen_search", "search_key"]
 
-TUNE_VERSION = 2
+TUNE_VERSION = 3
 RUN_NAME = "run"
+SEARCH_NAME = "search.json"
 PROBE_ROWS = 8
 SAME_LOGPROB = 1e-5
 """Log-probabilities closer than this, in nats, are the same one: rounding of fp32 products is a tenth of it."""
+
+
+def search_key(session: Session) -> str:
+    """What a search holds for: the plan, and with it the rows, the base and the settings of the tuning."""
+    return value_hash({"plan": session.stages["plan"].hash})
+
+
+def chosen_search(session: Session) -> dict[str, Any]:  # Any: JSON values
+    """The stored search of exactly this plan: the learning rate chosen on dev and the trials; 0 and none without."""
+    path = session.workspace.root / SEARCH_NAME
+    if path.exists() and (found := dict(read_json(path)))["for"] == search_key(session):
+        return found
+    return {"lr": 0.0, "trials": []}
 
 
 class Tuning:
@@ -46,8 +60,8 @@ class Tuning:
     def rendered(self) -> Rendered:
         """Train and dev rows as tokens, the plan's share of the train rows."""
         rendered = render_parts(self.session, self.parts)
-        rng = generator(self.session.config.project.seed, "train_rows")
-        order = sorted(rng.permutation(len(rendered.train))[: self.plan.num_train_rows].tolist())
+        seed = self.session.config.project.seed
+        order = chosen_rows(len(rendered.train), self.plan.num_train_rows, seed=seed)
         return replace(rendered, train=[rendered.train[i] for i in order])
 
     @cached_property
@@ -72,7 +86,7 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                options=self._options,
+                options=self._options(stage_dir),
             )
             write_json(stage_dir / "facts.json", self._facts(result))
 
@@ -108,7 +122,7 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                options=replace(self._options, start=sft.adapter_dir),
+                options=replace(self._options(stage_dir), start=sft.adapter_dir),
             )
             earlier = read_json(self.sft_stage.dir / "facts.json")
             counts = {"pairs": dict(pairs.counts), "sft_seconds": earlier["seconds"]}
@@ -125,24 +139,30 @@ class Tuning:
         )
 
     @property
-    def _config(self) -> TuneConfig:
+    def plain_config(self) -> TuneConfig:
         """The settings with what the plan chose."""
-        plan = self.plan
-        return replace(
-            self.session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=self.session.wanted_dtype
-        )
+        session, plan = self.session, self.plan
+        return replace(session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=session.wanted_dtype)
 
     @property
-    def _options(self) -> Options:
+    def _config(self) -> TuneConfig:
+        """The settings with what the plan chose, and the learning rate of a search of exactly this plan."""
+        lr = self.session.config.tune.lr or float(chosen_search(self.session)["lr"])
+        return replace(self.plain_config, lr=lr)
+
+    def _options(self, stage_dir: Path) -> Options:
         """How the stages are done; the states of rows are kept for all of them."""
         from metier.tune import Options
 
-        return Options(
-            on_progress=self._tell, say=self.session.progress.say, trunk_dir=self.session.workspace.trunk_dir
-        )
+        def tell(now: Progress) -> None:
+            self._tell(now, stage_dir)
 
-    def _tell(self, now: Progress) -> None:
+        return Options(on_progress=tell, say=self.session.progress.say, trunk_dir=self.session.workspace.trunk_dir)
+
+    def _tell(self, now: Progress, stage_dir: Path) -> None:
         """Steps of sft are the first half of a dpo run."""
+        if now.dev_loss_nats is not None:
+            note_peak(stage_dir)
         done = now.step / now.num_steps
         if self.session.config.tune.objective == "dpo":
             done = (done + ("sft_stage" in self.__dict__)) / 2  # a cached property stands there once it is finished
@@ -158,6 +178,7 @@ class Tuning:
             "dev_curve": [{"step": step, "dev_loss_nats": loss} for step, loss in result.dev_curve],
             "best_step": result.best_step,
             "num_steps": result.num_steps,
+            "last_step": result.last_step,
             "num_tokens": result.num_tokens,
             "seconds": result.seconds,
             "lr": result.lr,
@@ -277,6 +298,7 @@ class Tuning:
                 "lr": self.facts["lr"],
                 "step_tokens": self.facts["step_tokens"],
                 "num_train_rows": self.plan.num_train_rows,
+                "searched_lr": [trial["lr"] for trial in chosen_search(session)["trials"]],
             },
             "best_step": self.facts["best_step"],
             "state": "candidate",

@@ -6,6 +6,7 @@ overwrites what an earlier run finished.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -13,15 +14,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metier.core.errors import StoreError
 from metier.core.folders import finish, finished, fresh_dir, read_json, stage_hash, write_json
 
-__all__ = ["Stage", "Workspace", "peak_memory_gib"]
+__all__ = ["Stage", "Workspace", "note_peak", "peak_memory_gib"]
 
 SPENT_NAME = "spent.json"
-"""Seconds of the attempts before this one; its time of writing is when this one began."""
+"""Seconds and peak memory of the attempts before this one; its time of writing is when this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Stage:
     seconds: float
     """Time its work took, over all attempts; a later rerun that skips it keeps this figure."""
     peak_memory_gib: float
-    """Peak memory of the process at its end."""
+    """Peak memory of the process at its end; where it took several attempts, of the highest that could note it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +84,57 @@ class Workspace:
         wanted_hash = stage_hash(stage=name, version=version, inputs=inputs, config=config)
         stage_dir = self.stage_dir(name, wanted_hash)
         if not finished(stage_dir, wanted_hash):
-            before_s = _spent_s(stage_dir)
+            before = Spent(_spent_s(stage_dir), _spent_gib(stage_dir))
             if not resumable:
                 fresh_dir(stage_dir)
-            seconds = before_s + _timed(work, stage_dir, before_s)
-            finish(stage_dir, wanted_hash, seconds=seconds, peak_memory_gib=peak_memory_gib())
+            seconds = before.seconds + _timed(work, stage_dir, before)
+            peak_gib = max(before.peak_gib, peak_memory_gib())
+            finish(stage_dir, wanted_hash, seconds=seconds, peak_memory_gib=peak_gib)
         done = read_json(stage_dir / "done.json")
         return Stage(stage_dir, wanted_hash, done["seconds"], done["peak_memory_gib"])
 
 
-def _timed(work: Callable[[Path], None], stage_dir: Path, before_s: float) -> float:
-    """Do the work; seconds it took. Where it ends early they are noted beside `before_s`, for the next attempt."""
-    write_json(stage_dir / SPENT_NAME, {"seconds": before_s})
+class Spent(NamedTuple):
+    """What earlier attempts at a stage took."""
+
+    seconds: float
+    peak_gib: float
+
+
+def _timed(work: Callable[[Path], None], stage_dir: Path, before: Spent) -> float:
+    """Do the work; seconds it took. Where it ends early they are noted beside `before`, for the next attempt."""
+    _note(stage_dir, before)
     started_s = time.monotonic()
     try:
         work(stage_dir)
     except BaseException:
         with suppress(StoreError):  # a full disk: what stopped the work is told, not this
-            write_json(stage_dir / SPENT_NAME, {"seconds": before_s + time.monotonic() - started_s})
+            seconds = before.seconds + time.monotonic() - started_s
+            _note(stage_dir, Spent(seconds, max(before.peak_gib, peak_memory_gib())))
         raise
     return time.monotonic() - started_s
+
+
+def _note(stage_dir: Path, spent: Spent) -> None:
+    write_json(stage_dir / SPENT_NAME, {"seconds": spent.seconds, "peak_memory_gib": spent.peak_gib})
+
+
+def note_peak(stage_dir: Path) -> None:
+    """Note the peak memory so far, without changing when the attempt began: a kill must not lose it."""
+    path = stage_dir / SPENT_NAME
+    if path.exists():
+        began = path.stat().st_mtime
+        values = read_json(path)
+        write_json(path, {**values, "peak_memory_gib": max(values.get("peak_memory_gib", 0.0), peak_memory_gib())})
+        os.utime(path, (began, began))
+
+
+def _spent_gib(stage_dir: Path) -> float:
+    """Peak memory of all earlier attempts at a stage, as far as they noted it."""
+    for name in ("done.json", SPENT_NAME):
+        if (stage_dir / name).exists():
+            return float(read_json(stage_dir / name).get("peak_memory_gib", 0.0))
+    return 0.0
 
 
 def _spent_s(stage_dir: Path) -> float:

@@ -1,10 +1,12 @@
 """What a run will take, before it starts: minutes from a measured speed, memory from the shapes.
 
-    >>> speed = measure_speed(handle, rows, config)  # doctest: +SKIP
-    >>> estimate(num_tokens=200_000, dev_tokens=20_000, shape=shape, config=config, speed=speed)  # doctest: +SKIP
-    TuneEstimate(minutes=11.2, gib=1.9, num_steps=195)
+    >>> speed = measure_speed(handle, rows, config, runtime_gib=0.3)  # doctest: +SKIP
+    >>> estimate(train_tokens=[180] * 1000, dev_tokens=[180] * 100, shape=shape, config=config, speed=speed)
+    ... # doctest: +SKIP
+    TuneEstimate(minutes=11.2, memory=MemoryParts(...), num_steps=176)
 
-Speed is measured on this machine for a few seconds and carried to other depths by counting products.
+Speed is measured on this machine for a few seconds and carried to other depths by counting products. What a run
+is made of, load and checkpoints included, is rehearsed in `rehearsing.py`.
 """
 
 from __future__ import annotations
@@ -15,25 +17,25 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from metier.core.errors import DataError
-from metier.core.tune_config import TuneConfig
+from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
-from metier.engine.attention import QUERY_BLOCK
-from metier.engine.compact import MICRO_TOKENS
-from metier.engine.head import CHUNK
-from metier.engine.loop import MIN_WORKER_TOKENS, trainer_of
+from metier.engine.loop import trainer_of
 from metier.engine.peft_files import linear_widths
+from metier.engine.weight_files import weight_paths
 from metier.engine.weights import LlamaShape
+from metier.tune.memory import Machine, MemoryParts, peak_memory, stored_bytes
 from metier.tune.schedule import DEFAULT_PASSES, step_tokens_of
+from metier.tune.steps_ahead import Lengths, look_ahead
 
 if TYPE_CHECKING:
     from metier.render import RenderedRow
 
-__all__ = ["Speed", "TuneEstimate", "estimate", "measure_speed"]
+__all__ = ["Speed", "TuneEstimate", "estimate", "estimate_pairs", "measure_speed"]
 
-RUNTIME_GIB = 0.65
-"""What Python, torch and their threads hold beside tensors (measured, docs/tune.md)."""
 CHECKPOINT_S = 0.5
-"""One checkpoint and one export, flushed to disk."""
+"""One checkpoint and one export, flushed to disk, where none was rehearsed."""
+SCORED_SHARE = 0.3
+"""What compiling for a size of scored micro-batches takes of what it takes for a trained one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,30 @@ class Speed:
     product_bytes: int
     seconds: float
     """Time the measurement took."""
+    runtime_gib: float = 0.0
+    """What the process held before the base was loaded."""
+    file_bytes: int = 0
+    """Bytes of the base's safetensors."""
+    has_stored: bool = False
+    """Whether states of the frozen layers were read from disk when it was measured."""
+    width_s: float = 0.0
+    """Seconds to compile the products of one size of micro-batch."""
+    longest_step_s: float = 0.0
+    """Seconds of the step around the longest row, the first of the process: memory is taken, products are compiled."""
+    optim_s: float = 0.0
+    """Seconds of one optimizer step, where it was measured apart."""
+    save_s: float = CHECKPOINT_S
+    """Seconds of one checkpoint and one export."""
+
+    @property
+    def machine(self) -> Machine:
+        """What of the machine enters the count of memory."""
+        return Machine(
+            threads=self.threads,
+            product_bytes=self.product_bytes,
+            runtime_gib=self.runtime_gib,
+            file_bytes=self.file_bytes,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,112 +84,158 @@ class TuneEstimate:
     """What a run is predicted to take."""
 
     minutes: float
-    gib: float
-    """Peak memory of the process."""
+    """Steps, dev scores and checkpoints; loading the base comes on top."""
+    memory: MemoryParts
+    """Peak memory of the process, by part."""
     num_steps: int
+
+    @property
+    def gib(self) -> float:
+        """Peak memory of the process."""
+        return self.memory.gib
 
 
 def estimate(
     *,
-    num_tokens: int,
-    dev_tokens: int,
+    train_tokens: Sequence[int],
+    dev_tokens: Sequence[int],
     shape: LlamaShape,
     config: TuneConfig,
     speed: Speed,
-    longest_row: int = 0,
 ) -> TuneEstimate:
-    """Minutes and peak memory of tuning on rows of `num_tokens` tokens in all, `longest_row` in the longest."""
+    """Minutes and peak memory of tuning on rows of these lengths.
+
+    Where patience ends a run early, it takes less than this.
+    """
+    return _estimate(train_tokens, dev_tokens, shape, config, speed)
+
+
+def estimate_pairs(
+    *,
+    train_pairs: Sequence[tuple[int, int]],
+    dev_pairs: Sequence[tuple[int, int]],
+    shape: LlamaShape,
+    config: TuneConfig,
+    speed: Speed,
+) -> TuneEstimate:
+    """Minutes and peak memory of learning from pairs, given the lengths of both rows of each; their reference included.
+
+    The tuning on gold replies before it, and the drawing of mined pairs, come on top.
+    """
+    settings = config.dpo or DpoConfig()
+    found = _estimate(train_pairs, dev_pairs, shape, replace(config, passes=settings.passes), speed, has_reference=True)
+    reference_s = sum(map(sum, (*train_pairs, *dev_pairs))) / speed.score_tokens_per_s
+    return replace(found, minutes=found.minutes + reference_s / 60)
+
+
+def _estimate(
+    train: Lengths, dev: Lengths, shape: LlamaShape, config: TuneConfig, speed: Speed, *, has_reference: bool = False
+) -> TuneEstimate:
     depth = min(config.depth or shape.num_layers, shape.num_layers)
-    measured = step_cost(shape, speed.depth, speed.trained_ratio)
-    passes = config.passes or DEFAULT_PASSES
-    config = replace(config, step_tokens=step_tokens_of(config, round(passes * num_tokens)))
-    train_s = passes * num_tokens / speed.train_tokens_per_s
-    train_s *= step_cost(shape, depth, speed.trained_ratio) / measured
-    num_steps = max(1, round(passes * num_tokens / config.step_tokens))
-    evals = min(config.evals, num_steps)
-    dev_s = (evals + 1) * dev_tokens / speed.score_tokens_per_s + evals * CHECKPOINT_S
-    gib = peak_gib(
-        shape,
-        config,
-        depth=depth,
-        threads=speed.threads,
-        product_bytes=speed.product_bytes,
-        longest_row=longest_row or min(config.max_row_tokens, config.step_tokens),
+    scores_train = has_reference or (0 < depth < shape.num_layers and config.trunk_gib > 0)
+    ahead = look_ahead(train, dev, config=config, threads=speed.threads, scores_train=scores_train)
+    is_stored = stored_bytes(shape, replace(config, depth=depth), ahead) > 0
+    ratio = speed.trained_ratio
+    per_cost = 1 / step_cost(shape, speed.depth, ratio, is_stored=speed.has_stored) / speed.train_tokens_per_s
+    train_s = ahead.num_tokens * per_cost * step_cost(shape, depth, ratio, is_stored=is_stored)
+    train_s += ahead.num_steps * speed.optim_s
+    evals = min(config.evals, ahead.num_steps)
+    per_score = 1 / score_cost(shape, speed.depth, ratio, is_stored=speed.has_stored) / speed.score_tokens_per_s
+    dev_s = (evals + 1) * ahead.dev_tokens * per_score * score_cost(shape, depth, ratio, is_stored=is_stored)
+    if is_stored:  # every row once through the frozen layers
+        dev_s += ahead.row_tokens * per_score * score_cost(shape, shape.num_layers - depth, 0.0, is_stored=True)
+    compile_s = (ahead.num_widths + SCORED_SHARE * ahead.num_scored_widths) * speed.width_s
+    return TuneEstimate(
+        minutes=(train_s + dev_s + compile_s + evals * speed.save_s) / 60,
+        memory=peak_memory(shape, config, ahead, speed.machine, trained_ratio=speed.trained_ratio),
+        num_steps=ahead.num_steps,
     )
-    return TuneEstimate(minutes=(train_s + dev_s) / 60, gib=gib, num_steps=num_steps)
 
 
-def step_cost(shape: LlamaShape, depth: int, trained_ratio: float) -> float:
-    """Multiplications a token of one step: every layer forward, the top `depth` also backward, the head thrice."""
+def step_cost(shape: LlamaShape, depth: int, trained_ratio: float, *, is_stored: bool) -> float:
+    """Multiplications a token of one step: layers forward, the top `depth` also backward, the head thrice.
+
+    Layers whose states are stored take none.
+    """
     layer = sum(width_in * width_out for width_in, width_out in linear_widths(shape).values())
     head = shape.vocab * shape.width * trained_ratio
     # 1.15: the low-rank parts, norms and attention of a backward layer cost more than those of a forward one.
-    return layer * (shape.num_layers + 1.15 * depth) + 2 * head
+    return layer * ((depth if is_stored else shape.num_layers) + 1.15 * depth) + 2 * head
 
 
-def peak_gib(
-    shape: LlamaShape, config: TuneConfig, *, depth: int, threads: int, product_bytes: int, longest_row: int
-) -> float:
-    """Peak memory of a run, counted from the tensors that exist at once."""
-    widths = linear_widths(shape)
-    d, f, q = shape.width, shape.ff_width, shape.num_heads * shape.head_width
-    kv = shape.num_kv_heads * shape.head_width
-    p = product_bytes
-    layer_weights = sum(width_in * width_out for width_in, width_out in widths.values()) + 2 * d
-    num_embeddings = 1 if shape.tied_head else 2
-    base = p * (shape.num_layers * layer_weights + num_embeddings * shape.vocab * d + d)
-    masters = depth * config.rank * sum(map(sum, widths.values()))
-    workers = max(1, min(threads, config.step_tokens // MIN_WORKER_TOKENS))
-    # fp32 masters, two moments, one export; a gradient per worker; copies for the products.
-    adapter = masters * (4 * 4 + 4 * workers + 2 * p)
-    tokens = max(min(MICRO_TOKENS, config.step_tokens // workers), longest_row)
-    kept = p * (2 * d + 2 * q + 2 * kv + 2 * f + 7 * config.rank) + 8 * d + 8
-    kept += p * (q + kv) if shape.has_head_norm else 0  # queries and keys before their norm
-    weights = 3 * shape.num_heads * min(longest_row, QUERY_BLOCK)
-    passing = p * (4 * d + 3 * (q + 2 * kv) + 5 * f + 4 * q + weights) + 4 * (4 * d + 2 * (q + kv))
-    # In bf16 the logits exist twice, and oneDNN holds a reordered copy of the head for each worker.
-    head = CHUNK * shape.vocab * 4 + (p * shape.vocab * (CHUNK + d) if p < 4 else 0)
-    activations = workers * (tokens * (depth * kept + passing) + head)
-    return RUNTIME_GIB + (base + adapter + activations) / 2**30
+def score_cost(shape: LlamaShape, depth: int, trained_ratio: float, *, is_stored: bool) -> float:
+    """Multiplications a token of one forward pass with its loss."""
+    layer = sum(width_in * width_out for width_in, width_out in linear_widths(shape).values())
+    return layer * (depth if is_stored else shape.num_layers) + shape.vocab * shape.width * trained_ratio
 
 
-def measure_speed(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig) -> Speed:
-    """Time a normal step, after the longest rows have warmed the memory up; a few seconds, changes no weight.
+def normal_and_longest(rows: Sequence[RenderedRow], config: TuneConfig) -> tuple[list[RenderedRow], list[RenderedRow]]:
+    """Rows of a step of usual size, and of a step around the longest row.
+
+    Raises:
+        DataError: no row within the limit.
+    """
+    kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
+    if not kept:
+        raise DataError(f"measure_speed: 0 of {len(rows)} rows have at most {config.max_row_tokens} tokens.")
+    num_tokens = round((config.passes or DEFAULT_PASSES) * sum(len(row.tokens) for row in kept))
+    step_tokens = step_tokens_of(config, num_tokens)
+    longest = max(kept, key=lambda row: len(row.tokens))
+    return _filled(kept, step_tokens), _filled([longest, *kept], step_tokens)
+
+
+def _filled(rows: Sequence[RenderedRow], step_tokens: int) -> list[RenderedRow]:
+    """The first rows that make about one step."""
+    step: list[RenderedRow] = []
+    num_tokens = 0
+    for row in rows:
+        if step and num_tokens + len(row.tokens) / 2 > step_tokens:
+            break
+        step.append(row)
+        num_tokens += len(row.tokens)
+    return step
+
+
+def measure_speed(
+    handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, *, runtime_gib: float = 0.0
+) -> Speed:
+    """Time a normal step, after one around the longest row has warmed the memory up; changes no weight.
 
     Raises:
         DataError: no row within the limit.
     """
     started = time.perf_counter()
-    kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
-    if not kept:
-        raise DataError(f"measure_speed: 0 of {len(rows)} rows have at most {config.max_row_tokens} tokens.")
-    step_tokens = step_tokens_of(
-        config, round((config.passes or DEFAULT_PASSES) * sum(len(row.tokens) for row in kept))
-    )
-    normal: list[RenderedRow] = []
-    num_tokens = 0
-    for row in kept:
-        if normal and num_tokens + len(row.tokens) > step_tokens:
-            break
-        normal.append(row)
-        num_tokens += len(row.tokens)
-    longest = max(kept, key=lambda row: len(row.tokens))
+    normal, longest = normal_and_longest(rows, config)
     trainer = trainer_of(handle)
-    forward_backward(handle, make_batch([longest, *normal[: len(normal) // 4]]), Linear()).result()
+    first = forward_backward(handle, make_batch(longest), Linear()).result()
     batch = make_batch(normal)
-    # Twice: the first step of a shape compiles its products, which a run does once and this would count in full.
-    stats = [forward_backward(handle, batch, Linear()).result() for _ in range(2)][-1]
+    # The first step of a shape compiles its products, which a run does once a shape: told apart from the rest.
+    cold, *warm = [forward_backward(handle, batch, Linear()).result() for _ in range(3)]
     trainer.verbs.submit(trainer.discard).result()
+    logprobs(handle, batch).result()
     start = time.perf_counter()
     logprobs(handle, batch).result()
     score_s = time.perf_counter() - start
+    train_s = sum(stats.seconds for stats in warm) / len(warm)
+    lengths = [len(row.tokens) for row in normal]
+    one = look_ahead(lengths, [], config=_whole(config), threads=handle.threads)
     adapter = handle.require_adapter("measure_speed")
     return Speed(
-        train_tokens_per_s=stats.num_tokens / stats.seconds,
-        score_tokens_per_s=stats.num_tokens / score_s,
+        train_tokens_per_s=cold.num_tokens / train_s,
+        score_tokens_per_s=cold.num_tokens / score_s,
         depth=handle.shape.num_layers - adapter.first_layer,
-        trained_ratio=stats.num_trained / stats.num_tokens,
+        trained_ratio=cold.num_trained / cold.num_tokens,
         threads=handle.threads,
         product_bytes=handle.dtype.itemsize,
         seconds=time.perf_counter() - started,
+        runtime_gib=runtime_gib,
+        file_bytes=sum(path.stat().st_size for path in weight_paths(handle.base_dir)),
+        has_stored=trainer.form.trunk is not None,
+        width_s=max(0.0, cold.seconds - train_s) / one.num_widths,
+        longest_step_s=first.seconds,
     )
+
+
+def _whole(config: TuneConfig) -> TuneConfig:
+    """The settings under which any rows are one step of one pass."""
+    return TuneConfig(max_row_tokens=config.max_row_tokens, passes=1.0, step_tokens=10**9)

@@ -46,6 +46,9 @@ class TuneResult:
     """The best checkpoint's adapter, PEFT files."""
     best_step: int
     num_steps: int
+    """Steps planned."""
+    last_step: int
+    """Last step taken; below `num_steps` where patience ended the run."""
     dev_curve: tuple[tuple[int, float], ...]
     """(step, dev loss in nats: of sft a trained token, of dpo a pair); step 0 is the model the run started from."""
     lr: float

@@ -41,12 +41,12 @@ from metier.tune.arrange import RunRows, arrange
 from metier.tune.examples import Examples
 from metier.tune.metrics import Metrics
 from metier.tune.result import Options, Progress, TuneResult
-from metier.tune.schedule import eval_steps, lr_at, run_steps, step_tokens_of
+from metier.tune.schedule import eval_steps, is_spent, lr_at, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
 
-__all__ = ["Objective", "require_objective", "result_in", "run_objective"]
+__all__ = ["Objective", "load_trainee", "require_objective", "result_in", "run_objective"]
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def run_objective(
     lengths = [sum(len(row.tokens) for row in example) for example in objective.train]
     config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
     steps = run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
-    handle = _load(base, config, seed=seed, options=options)
+    handle = load_trainee(base, config, seed=seed, options=options)
     try:
         peak = config.lr or objective.default_lr(handle.shape.width, num_steps=len(steps))
         config = replace(config, lr=peak)
@@ -131,13 +131,16 @@ def run_objective(
         if handle.ranks.is_first:
             run.note_dropped(dropped)
         for step in range(run.step + 1, len(steps) + 1):
+            if is_spent(run.dev_curve, config.patience):
+                log.info("stopped after step %d of %d: dev no longer falls", run.step, len(steps))
+                break
             run.take_step(step, options.on_progress)
         return run.finish(num_dropped=len(dropped))
     finally:
         close(handle)
 
 
-def _load(base: BaseModel | Path, config: TuneConfig, *, seed: int, options: Options) -> Handle:
+def load_trainee(base: BaseModel | Path, config: TuneConfig, *, seed: int, options: Options) -> Handle:
     """The base with a new adapter on its top `depth` layers (0: all), or with the one to start from.
 
     Raises:
@@ -331,6 +334,7 @@ class _Run:
             adapter_dir=self.out_dir / "adapter",
             best_step=self.best["step"],
             num_steps=len(self.steps),
+            last_step=self.step,
             dev_curve=tuple(self.dev_curve),
             lr=self.config.lr,
             step_tokens=self.config.step_tokens,

@@ -9,7 +9,7 @@ from metier.core.seeds import generator
 from metier.core.tune_config import TuneConfig
 from metier.engine import plan_steps
 
-__all__ = ["DEFAULT_PASSES", "default_lr", "eval_steps", "lr_at", "run_steps", "step_tokens_of"]
+__all__ = ["DEFAULT_PASSES", "default_lr", "eval_steps", "is_spent", "lr_at", "run_steps", "step_tokens_of"]
 
 DEFAULT_PASSES = 2.0
 """Passes over the rows where neither the settings nor the plan say."""
@@ -64,3 +64,14 @@ def run_steps(lengths: Sequence[int], *, passes: float, step_tokens: int, seed: 
 def eval_steps(num_steps: int, evals: int) -> frozenset[int]:
     """The steps after which dev is scored: evenly spaced, the last one among them."""
     return frozenset(round(num_steps * k / evals) for k in range(1, evals + 1)) - {0}
+
+
+def is_spent(dev_curve: Sequence[tuple[int, float]], patience: int) -> bool:
+    """Whether the last `patience` dev scores were all no lower than the lowest before them; 0 is endless patience.
+
+    The base's score at step 0 does not count: a warm-up may stand above it before the run falls below.
+    """
+    losses = [loss for step, loss in dev_curve if step]
+    if not patience or len(losses) <= patience:
+        return False
+    return min(losses[-patience:]) >= min(losses[:-patience])

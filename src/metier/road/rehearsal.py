@@ -1,0 +1,290 @@
+"""The rehearsal of a plan: everything the tuning does, once, timed and held against memory, disk and budget.
+
+It is stored under the hash of the plan it rehearsed, and changes nothing else: a later run of the same plan predicts
+with its speeds and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metier.core.errors import GateClosed
+from metier.core.folders import finished, read_json, stage_hash, write_json
+from metier.core.seeds import derived_seed
+from metier.core.tune_config import TuneConfig
+from metier.road.calibrate import Workload, measure_workload
+from metier.road.cut import Parts
+from metier.road.plan import OVERRUN, Plan, chosen_rows, tune_estimate
+from metier.road.rendered import Rendered, instruction_text, render_parts
+from metier.road.session import Session
+
+if TYPE_CHECKING:
+    from metier.tune import Speed
+
+__all__ = ["Rehearsed", "rehearse_plan", "require_room", "with_rehearsal"]
+
+REHEARSAL_VERSION = 1
+NUM_PROMPTS, REPLY_TOKENS = 4, 32
+"""Dev prompts the exported adapter answers, and the longest of its answers."""
+MARGIN = 0.15
+"""What a prediction after a rehearsal may be off by, as a share."""
+SPARE_DISK_GIB = 0.5
+"""Left free beside checkpoints and exports: metrics, the report, the ledger."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rehearsed:
+    """What a rehearsal found."""
+
+    seconds: float
+    """Time the rehearsal took."""
+    load_s: float
+    longest_step_s: float
+    """Seconds of the step around the longest row, products compiled on the way."""
+    train_tokens_per_s: float
+    dev_s: float
+    """Seconds of one dev evaluation."""
+    save_s: float
+    resume_s: float
+    """Seconds to load base and checkpoint and take the next step; its bits were those of the uninterrupted run."""
+    decode_s: float
+    replies: tuple[str, ...]
+    """What the adapter of one step answers to dev prompts."""
+    tune_minutes: float
+    tune_gib: float
+    """Peak memory of the tuning alone."""
+    memory_parts: str
+    disk_gib: float
+    """Disk that checkpoints and exports take at most."""
+    speed: Mapping[str, Any]
+    """What a prediction is made of."""
+    chosen: tuple[str, ...]
+    """In what form the run is computed, a line for each choice with its reason."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The findings as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Rehearsed:
+        """The findings written by `as_json`."""
+        return cls(**{**values, "replies": tuple(values["replies"]), "chosen": tuple(values["chosen"])})
+
+    def as_text(self) -> str:
+        """The findings for a person."""
+        lines = [
+            f"rehearsed in {self.seconds:.0f} s: tuning takes {self.tune_minutes:.1f} minutes "
+            f"({self.train_tokens_per_s:.0f} tokens a second) and {self.tune_gib:.2f} GiB ({self.memory_parts})",
+            f"  load {self.load_s:.1f} s, longest batch {self.longest_step_s:.1f} s, dev {self.dev_s:.1f} s, "
+            f"save {self.save_s:.2f} s, resume {self.resume_s:.1f} s with the same bits",
+            f"  disk: at most {self.disk_gib:.2f} GiB for checkpoints and the adapter",
+        ]
+        lines += [f"  {line}" for line in self.chosen]
+        lines += [f"  one step's adapter answers: {reply!r}" for reply in self.replies[:2]]
+        return "\n".join(lines)
+
+
+def rehearse_plan(session: Session, parts: Parts, plan: Plan) -> Rehearsed:
+    """Rehearse the plan's tuning run, or find the rehearsal of exactly this plan.
+
+    Raises:
+        GateClosed: memory, disk or minutes do not suffice; the message holds the setting that makes it fit.
+        ModelError: a resumed step differs from the uninterrupted one.
+    """
+    session.progress.enter("plan")
+    session.progress.say("rehearsing: longest batch, normal batch, dev, save, resume, decode")
+    rendered = render_parts(session, parts)
+    work = measure_workload(session, parts, rendered)
+
+    def do(stage_dir: Path) -> None:
+        write_json(
+            stage_dir / "rehearsal.json", _rehearse(session, parts, plan, rendered, stage_dir / "work").as_json()
+        )
+
+    stage = session.workspace.stage("rehearsal", version=REHEARSAL_VERSION, work=do, **_identity(session, plan))
+    found = _repredicted(session, plan, work, Rehearsed.from_json(read_json(stage.dir / "rehearsal.json")))
+    _require_fit(session, plan, work, found)
+    return found
+
+
+def with_rehearsal(session: Session, parts: Parts, plan: Plan) -> Plan:
+    """The plan with the rehearsed minutes of the tuning, where a rehearsal of exactly this plan is stored."""
+    identity = _identity(session, plan)
+    wanted = stage_hash(stage="rehearsal", version=REHEARSAL_VERSION, **identity)
+    stage_dir = session.workspace.stage_dir("rehearsal", wanted)
+    if not finished(stage_dir, wanted):
+        return plan
+    found = Rehearsed.from_json(read_json(stage_dir / "rehearsal.json"))
+    found = _repredicted(session, plan, measure_workload(session, parts, render_parts(session, parts)), found)
+    session.progress.say(
+        f"rehearsed: tuning takes {found.tune_minutes:.1f} minutes at {found.train_tokens_per_s:.0f} tokens a second, "
+        f"{found.tune_gib:.2f} GiB"
+    )
+    return _updated(plan, found)
+
+
+def require_room(session: Session, plan: Plan) -> None:
+    """Pass only where the machine has the memory and the disk the plan predicts; no model is loaded for it.
+
+    Raises:
+        GateClosed: there is too little of one.
+    """
+    from metier.tune import available_gib
+    from metier.tune.memory import resident_gib
+
+    there = available_gib() + resident_gib()
+    needed = plan.predictions["peak_memory_gib"][0]
+    if not session.config.budget.memory_gib and needed > there:
+        raise GateClosed(
+            f"the run is predicted to need {needed:.1f} GiB of memory, {there:.1f} GiB are available. Lower "
+            "tune.step_tokens or tune.max_row_tokens (metier plan --rehearse says how far), or end other programs."
+        )
+    _require_disk(session, 0.0)
+
+
+def _require_disk(session: Session, needed_gib: float) -> None:
+    free = shutil.disk_usage(session.project_dir).free / 2**30
+    wanted = needed_gib + SPARE_DISK_GIB
+    if free < wanted:
+        raise GateClosed(
+            f"{session.project_dir}: {free:.2f} GiB of disk are free, the run needs {wanted:.2f} GiB for checkpoints, "
+            f"adapter and report. Free {wanted - free:.2f} GiB, or move the project."
+        )
+
+
+def _identity(session: Session, plan: Plan) -> dict[str, Any]:  # Any: JSON values
+    config = _config(session, plan)
+    return {
+        "inputs": {"plan": session.stages["plan"].hash},
+        "config": {"tune": asdict(config), "num_train_rows": plan.num_train_rows},
+    }
+
+
+def _config(session: Session, plan: Plan) -> TuneConfig:
+    return replace(session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=session.wanted_dtype)
+
+
+def _rehearse(session: Session, parts: Parts, plan: Plan, rendered: Rendered, work_dir: Path) -> Rehearsed:
+    from metier.arms.replier import with_instruction
+    from metier.engine import SamplingParams
+    from metier.tune import Prompts, rehearse
+
+    seed = session.config.project.seed
+    drawn = chosen_rows(len(rendered.train), plan.num_train_rows, seed=seed)
+    tuned = next(arm for arm in session.config.arm if arm.kind == "tuned")
+    instruction = instruction_text(tuned, session.wordings)
+    renderer = session.renderer
+    asked = [renderer.prompt_tokens(with_instruction(row, instruction), row.tools) for row in parts.dev[:NUM_PROMPTS]]
+    limit = session.config.tune.max_row_tokens
+    found = rehearse(
+        [rendered.train[row] for row in drawn],
+        rendered.dev,
+        _config(session, plan),
+        base=session.base,
+        work_dir=work_dir,
+        seed=derived_seed(seed, "tune"),
+        prompts=Prompts(
+            tokens=[prompt[:limit] for prompt in asked],
+            params=SamplingParams(max_tokens=REPLY_TOKENS, stop_ids=renderer.stop_ids),
+        ),
+    )
+    texts = [renderer.template.decode([t for t in reply if t not in renderer.stop_ids]) for reply in found.reply_tokens]
+    return Rehearsed(
+        seconds=found.seconds,
+        load_s=found.load_s,
+        longest_step_s=found.speed.longest_step_s,
+        train_tokens_per_s=found.speed.train_tokens_per_s,
+        dev_s=found.dev_s,
+        save_s=found.save_s,
+        resume_s=found.resume_s,
+        decode_s=found.decode_s,
+        replies=tuple(texts),
+        tune_minutes=0.0,
+        tune_gib=0.0,
+        memory_parts="",
+        disk_gib=2 * found.checkpoint_gib,  # the new checkpoint is whole before the old one goes
+        speed=asdict(found.speed),
+        chosen=tuple(found.execution.lines()),
+    )
+
+
+def _speed(found: Rehearsed) -> Speed:
+    from metier.tune import Speed
+
+    return Speed(**{f.name: found.speed[f.name] for f in fields(Speed)})
+
+
+def _repredicted(session: Session, plan: Plan, work: Workload, found: Rehearsed) -> Rehearsed:
+    """The findings with what they predict of the whole run."""
+    told = tune_estimate(session, _config(session, plan), work, _speed(found), num_rows=plan.num_train_rows)
+    return replace(found, tune_minutes=told.minutes, tune_gib=told.gib, memory_parts=told.memory.as_text())
+
+
+def _updated(plan: Plan, found: Rehearsed) -> Plan:
+    """The plan with rehearsed predictions in place of the calibrated ones."""
+    seconds = {**plan.predicted_s, "tune": 60 * found.tune_minutes + 2 * found.load_s}
+    run_minutes = sum(seconds.values()) / 60
+    tune_minutes = found.tune_minutes
+    predictions = {
+        **plan.predictions,
+        "tune_minutes": (tune_minutes, tune_minutes * (1 - MARGIN), tune_minutes * (1 + MARGIN)),
+        "run_minutes": (run_minutes, run_minutes * 0.7, run_minutes * 1.3),
+    }
+    return replace(plan, predictions=predictions, predicted_s=seconds)
+
+
+def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed) -> None:
+    """Hold memory, disk and minutes against what there is.
+
+    Raises:
+        GateClosed: one does not suffice; the message holds the setting that makes it fit.
+    """
+    from metier.tune import available_gib
+    from metier.tune.memory import resident_gib
+
+    budget = session.config.budget
+    there, named = budget.memory_gib, "[budget] memory_gib"
+    if not there:
+        there, named = available_gib() + resident_gib(), "the machine's available memory"
+    if found.tune_gib > there:
+        fits = _fix(session, plan, lambda config: _told(session, plan, work, found, config)[1] <= there)
+        raise GateClosed(
+            f"tuning is predicted to need {found.tune_gib:.2f} GiB ({found.memory_parts}), {named} is {there:.2f} GiB. "
+            + (fits or f"No smaller step, row or depth fits: give it {found.tune_gib * 1.1:.1f} GiB or a smaller base.")
+        )
+    _require_disk(session, found.disk_gib)
+    minutes = _updated(plan, found).predictions["run_minutes"][0]
+    if minutes > OVERRUN * budget.minutes:
+        rest = minutes - found.tune_minutes
+        fits = _fix(session, plan, lambda config: rest + _told(session, plan, work, found, config)[0] <= budget.minutes)
+        raise GateClosed(
+            f"the run is predicted to take {minutes:.1f} minutes, {found.tune_minutes:.1f} of them tuning; "
+            f"[budget] minutes is {budget.minutes:g}. "
+            + (f"{fits} Or set" if fits else "Set")
+            + f" budget.minutes = {round(minutes * 1.15) + 1}."
+        )
+
+
+def _told(session: Session, plan: Plan, work: Workload, found: Rehearsed, config: TuneConfig) -> tuple[float, float]:
+    """Minutes and GiB of the run under other settings, at the rehearsed speeds."""
+    told = tune_estimate(session, config, work, _speed(found), num_rows=plan.num_train_rows)
+    return told.minutes, told.gib
+
+
+def _fix(session: Session, plan: Plan, fits: Callable[[TuneConfig], bool]) -> str:
+    """The first smaller setting under which the run fits, as a sentence; empty where none does."""
+    config, layers = _config(session, plan), session.handle.shape.num_layers
+    ladder: list[tuple[str, float]] = [("step_tokens", tokens) for tokens in (1024, 512)]
+    ladder += [("passes", passes) for passes in (2.0, 1.5, 1.0, 0.5) if passes < config.passes]
+    ladder += [("max_row_tokens", tokens) for tokens in (512, 256) if tokens < config.max_row_tokens]
+    ladder += [
+        ("depth", depth) for depth in (round(layers * 2 / 3), layers // 2, layers // 3) if 0 < depth < plan.depth
+    ]
+    for name, value in ladder:
+        if fits(replace(config, **{name: value})):  # type: ignore[arg-type]  # names and values from the ladder above
+            return f"Set tune.{name} = {value:g}."
+    return ""

@@ -1,0 +1,237 @@
+"""What tuning a base takes before anybody owns the machine: memory, hours and money, from published shapes and prices.
+
+    >>> [row] = cost_rows(bases=["Llama-3.1-8B"], methods=["lora"], devices=["H100"])
+    >>> row.fits, round(row.gib, 1)
+    (True, 18.5)
+
+Memory follows the tensors that exist at once with activation checkpointing; hours follow products over the share of
+the peak that is assumed for the device. It is a first answer for choosing a machine; a rehearsal on it is the second.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from metier.core.config import nearest
+from metier.core.errors import ConfigError
+from metier.core.tune_config import TuneConfig
+from metier.engine.weights import LlamaShape
+from metier.tune.memory import base_weights, layer_weights, num_trained
+
+__all__ = ["METHODS", "Activations", "CostRow", "Workload", "activations", "cost_rows", "table_text"]
+
+GIB = 2**30
+METHODS = ("lora", "qlora", "dora", "full")
+RANK = 16
+STEP_TOKENS, LOGIT_TOKENS = 4096, 1024
+"""Tokens of one forward pass, and of the logits that exist at once."""
+RUNTIME_GIB = 1.0
+"""CUDA's context and the interpreter, between .5 and 2."""
+QUANTISED_BYTES = 0.55
+"""Bytes of a 4-bit weight with its scales, .5 to .6."""
+TRAINED_BYTES = 18
+"""Bytes of a trained weight: bf16 copy, fp32 master, two moments and gradient."""
+FREE_SHARE = 0.92
+"""Share of a device's memory that is there to be used; the rest is fragments."""
+FULL_WIDTH = 2048
+"""Width from which a base fills an accelerator; below, the share of the peak falls in proportion (assumed)."""
+PRODUCTS = {"full": 8, "lora": 6, "qlora": 6, "dora": 6}
+"""Multiply-adds, times two, a weight and token: 6 for full tuning, 4 with a frozen base, and 2 to compute again."""
+
+
+class Workload(NamedTuple):
+    """What is to be tuned on."""
+
+    num_rows: int = 5000
+    row_tokens: int = 500
+    passes: float = 3
+
+    @property
+    def num_tokens(self) -> float:
+        """Tokens over all passes."""
+        return self.num_rows * self.row_tokens * self.passes
+
+
+class Activations(NamedTuple):
+    """GiB of a checkpointed forward and backward pass."""
+
+    layer: float
+    """One layer while it is computed again."""
+    checkpoints: float
+    """The input of every layer, bf16."""
+    logits: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CostRow:
+    """One base, method and device."""
+
+    base: str
+    num_params: int
+    method: str
+    device: str
+    gib: float
+    """Peak memory of one device."""
+    device_gib: float
+    fits: bool
+    hours: float
+    low: float
+    """Money at the lowest price of the table; `high` at the highest."""
+    high: float
+    price_date: str
+    price_source: str
+
+
+@cache
+def _table(name: str) -> dict[str, Any]:
+    return tomllib.loads(files("metier.tune").joinpath("tables", f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def shape_of(base: str) -> LlamaShape:
+    """The shape of a base of the table.
+
+    Raises:
+        ConfigError: the table has no such base.
+    """
+    entry = _entry("bases", "base", base)
+    numbers = {key: value for key, value in entry.items() if key != "name"}
+    return LlamaShape(**numbers, max_positions=8192, rope_theta=1e4, norm_eps=1e-5)
+
+
+def _entry(table: str, key: str, name: str) -> dict[str, Any]:
+    known = {entry["name"]: entry for entry in _table(table)[key]}
+    if name not in known:
+        raise ConfigError(f"{table}.toml has no {key} {name!r}; {nearest(name, list(known))}")
+    found: dict[str, Any] = known[name]
+    return found
+
+
+def activations(
+    shape: LlamaShape, *, tokens: int, factor: float, logit_tokens: int, logit_bytes: float = 4
+) -> Activations:
+    """Memory of the activations of `tokens` tokens with every layer checkpointed.
+
+    Source: the tensors of a decoder block counted; `factor` is measured (`tables/bases.toml`). Llama-3-8B at 32,768
+    tokens with all logits: 7.00 + 8.00 + 15.66 GiB.
+    """
+    return Activations(
+        layer=2 * factor * tokens * shape.width / GIB,
+        checkpoints=2 * shape.num_layers * tokens * shape.width / GIB,
+        logits=logit_bytes * logit_tokens * shape.vocab / GIB,
+    )
+
+
+def weights_gib(shape: LlamaShape, method: str, *, rank: int = RANK) -> float:
+    """Memory of the weights and of all that trains."""
+    total = base_weights(shape)
+    if method == "full":
+        return TRAINED_BYTES * total / GIB
+    trained = num_trained(shape, TuneConfig(rank=rank), depth=shape.num_layers)
+    if method == "dora":
+        trained += shape.num_layers * (shape.width * 2 + shape.ff_width * 2)
+    in_layers = shape.num_layers * layer_weights(shape)
+    base = (QUANTISED_BYTES if method == "qlora" else 2) * in_layers + 2 * (total - in_layers)
+    return (base + TRAINED_BYTES * trained) / GIB
+
+
+def hours_of(shape: LlamaShape, method: str, work: Workload, *, tflops: float, recomputes: bool = True) -> float:
+    """Hours of a run at the products a second that are reached."""
+    products = PRODUCTS[method] - (0 if recomputes else 2)
+    looked_up = 0 if shape.tied_head else shape.vocab * shape.width  # an embedding is read, not multiplied
+    return products * (base_weights(shape) - looked_up) * work.num_tokens / (tflops * 1e12) / 3600
+
+
+def cost_rows(
+    *,
+    bases: Sequence[str] = (),
+    methods: Sequence[str] = METHODS,
+    devices: Sequence[str] = (),
+    work: Workload | None = None,
+) -> list[CostRow]:
+    """Every base x method x device asked for; empty takes all of the table.
+
+    Raises:
+        ConfigError: a name that is not in the tables.
+    """
+    all_bases = bases or [entry["name"] for entry in _table("bases")["base"]]
+    all_devices = devices or [entry["name"] for entry in _table("devices")["device"]]
+    wanted = work or Workload()
+    return [
+        _row(base, method, _entry("devices", "device", device), wanted)
+        for base in all_bases
+        for method in methods
+        for device in all_devices
+    ]
+
+
+def _row(base: str, method: str, device: dict[str, Any], work: Workload) -> CostRow:  # Any: a table of TOML
+    if method not in METHODS:
+        raise ConfigError(f"method {method!r} is not in the cost table; {nearest(method, list(METHODS))}")
+    shape, count = shape_of(base), device["count"]
+    factor = next(value for family, value in _table("bases")["layer_factor"].items() if base.startswith(family))
+    passing = activations(shape, tokens=STEP_TOKENS, factor=factor, logit_tokens=LOGIT_TOKENS, logit_bytes=6)
+    gib = RUNTIME_GIB + weights_gib(shape, method) / count + sum(passing)
+    device_gib = device["memory_gb"] * 1e9 / GIB
+    filled = min(1.0, shape.width / FULL_WIDTH) if device["recomputes"] else 1.0
+    reached = count * device["peak_tflops"] * device["mfu"] * filled
+    hours = hours_of(shape, method, work, tflops=reached, recomputes=device["recomputes"])
+    price = _table("prices")["price"][device["price"]]
+    return CostRow(
+        base=base,
+        num_params=base_weights(shape),
+        method=method,
+        device=device["name"],
+        gib=gib,
+        device_gib=device_gib,
+        fits=gib <= FREE_SHARE * device_gib,
+        hours=hours,
+        low=hours * count * price["low"],
+        high=hours * count * price["high"],
+        price_date=price["date"],
+        price_source=price["source"],
+    )
+
+
+def table_text(work: Workload | None = None) -> str:
+    """The whole table as a page: a line per base and method, a column per device."""
+    wanted = work or Workload()
+    rows = cost_rows(work=wanted)
+    devices = list(dict.fromkeys(row.device for row in rows))
+    currency = _table("prices")["currency"]
+    lines = [
+        f"{wanted.num_rows:,} rows of {wanted.row_tokens} tokens, {wanted.passes:g} passes: "
+        f"{wanted.num_tokens / 1e6:.1f} million tokens. Adapters of rank {RANK} on all linear layers. A cell holds "
+        f"hours and {currency} at the lowest to the highest price; - where it does not fit.",
+        "",
+        "| base | weights | method | GiB | " + " | ".join(devices) + " |",
+        "|---|---|---|---|" + "---|" * len(devices),
+    ]
+    by_line: dict[tuple[str, str], list[CostRow]] = {}
+    for row in rows:
+        by_line.setdefault((row.base, row.method), []).append(row)
+    for (base, method), cells in by_line.items():
+        one = next(row for row in cells if not row.device.startswith("8 x"))
+        shown = " | ".join(_cell(row) for row in cells)
+        lines.append(f"| {base} | {one.num_params / 1e9:.2f} B | {method} | {one.gib:.1f} | {shown} |")
+    lines += ["", f"| device | {currency} an hour | date | source |", "|---|---|---|---|"]
+    for device in _table("devices")["device"]:
+        price = _table("prices")["price"][device["price"]]
+        said = f"{price['low']:.2f} to {price['high']:.2f}"
+        lines.append(f"| {device['name']} | {said} | {price['date']} | {price['source']} |")
+    return "\n".join(lines)
+
+
+def _cell(row: CostRow) -> str:
+    if not row.fits:
+        return "-"
+    hours = f"{row.hours:.2g}" if row.hours < 100 else f"{row.hours:,.0f}"
+    return f"{hours} h, {_money(row.low)} to {_money(row.high)}"
+
+
+def _money(amount: float) -> str:
+    return f"{amount:.2g}" if amount < 10 else f"{amount:,.0f}"

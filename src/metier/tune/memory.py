@@ -1,0 +1,218 @@
+"""Peak memory of a tuning run on this engine, counted from the tensors that exist at once.
+
+    >>> peak_memory(shape, config, ahead, machine, trained_ratio=0.4).gib  # doctest: +SKIP
+    2.4
+
+Every part is told apart, so that a refusal can say what to make smaller.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from metier.core.tune_config import TuneConfig
+from metier.engine.attention import QUERY_BLOCK
+from metier.engine.head import CHUNK
+from metier.engine.peft_files import linear_widths
+from metier.engine.weights import LlamaShape
+from metier.tune.steps_ahead import StepsAhead
+
+__all__ = ["Machine", "MemoryParts", "available_gib", "peak_memory", "resident_gib", "runtime_gib"]
+
+GIB = 2**30
+KERNEL_BYTES = 0.8 * 2**20
+"""What oneDNN keeps of one compiled product (measured: 140 MiB for 173 of them)."""
+MAX_KERNELS = 1024
+"""oneDNN forgets the oldest beyond."""
+PADDED = 1.1
+"""Places of attention over tokens: rows of a group are padded to its longest (measured, 1.02 to 1.2)."""
+NAMES_A_LAYER, ROUNDING = 12, 65536 / 2
+"""Buffers a kept block has, and values by which one is larger than asked for, on average."""
+KERNELS_TRAINED, KERNELS_SCORED = 40, 10
+"""Products of one size of micro-batch: every group forward and back with its low-rank parts, attention, the head."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What of this machine enters the count."""
+
+    threads: int
+    product_bytes: int
+    """Bytes of a value in the products: 2 (bf16) or 4."""
+    runtime_gib: float
+    """What the process held before the base was loaded: interpreter, torch and what else is imported (measured)."""
+    file_bytes: int = 0
+    """Bytes of the base's safetensors; read whole before they are laid out."""
+    compiles: bool = True
+    """Whether products are compiled for every size, as oneDNN does in bf16."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryParts:
+    """Peak memory by part, GiB."""
+
+    runtime: float
+    """Interpreter, torch, imports."""
+    base: float
+    """The base's weights."""
+    trained: float
+    """Masters, moments, gradients, copies for the products, and a checkpoint while it is written."""
+    activations: float
+    """What the backward pass reads, and what passes."""
+    head: float
+    """Logits of one chunk a worker."""
+    kernels: float
+    """Compiled products."""
+    stored: float
+    """States of the frozen layers, mapped from disk."""
+
+    @property
+    def gib(self) -> float:
+        """All parts together."""
+        return float(sum(getattr(self, f.name) for f in fields(self)))  # getattr: every field is a part
+
+    def as_text(self) -> str:
+        """The parts, largest first."""
+        sizes = {f.name: float(getattr(self, f.name)) for f in fields(self)}  # getattr: every field is a part
+        return ", ".join(f"{name} {sizes[name]:.2f}" for name in sorted(sizes, key=lambda name: -sizes[name]))
+
+
+def peak_memory(
+    shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, machine: Machine, *, trained_ratio: float
+) -> MemoryParts:
+    """Peak memory of a run whose batches are `ahead`."""
+    p = machine.product_bytes
+    depth = min(config.depth or shape.num_layers, shape.num_layers)
+    base = p * base_weights(shape)
+    # While the base is laid out its file is in memory as well; what trains comes after.
+    laying_out = machine.file_bytes if machine.file_bytes / max(1, base_weights(shape)) != p else 0
+    trained = trained_bytes(shape, config, depth=depth, workers=ahead.workers, product_bytes=p)
+    activations = ahead.workers * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
+    head = ahead.workers * CHUNK * shape.vocab * (4 if p == 4 else 4 + p)
+    num_kernels = KERNELS_TRAINED * ahead.num_widths + KERNELS_SCORED * ahead.num_scored_widths
+    kernels = min(MAX_KERNELS, num_kernels) * KERNEL_BYTES if machine.compiles and p < 4 else 0.0
+    running = trained + activations + head + kernels
+    return MemoryParts(
+        runtime=machine.runtime_gib,
+        base=(base + max(0.0, laying_out - running)) / GIB,
+        trained=trained / GIB,
+        activations=activations / GIB,
+        head=head / GIB,
+        kernels=kernels / GIB,
+        stored=stored_bytes(shape, config, ahead) / GIB,
+    )
+
+
+def stored_bytes(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead) -> int:
+    """Bytes of the states that enter the lowest trained layer, bf16; 0 where all layers train or they are too large."""
+    if not config.depth or config.depth >= shape.num_layers:
+        return 0
+    wanted = 2 * shape.width * ahead.row_tokens
+    return wanted if wanted <= config.trunk_gib * GIB else 0
+
+
+def layer_weights(shape: LlamaShape) -> int:
+    """Values of one block."""
+    return sum(width_in * width_out for width_in, width_out in linear_widths(shape).values()) + 2 * shape.width
+
+
+def base_weights(shape: LlamaShape) -> int:
+    """Values of the base."""
+    embeddings = (1 if shape.tied_head else 2) * shape.vocab * shape.width
+    return shape.num_layers * layer_weights(shape) + embeddings + shape.width
+
+
+def num_trained(shape: LlamaShape, config: TuneConfig, *, depth: int) -> int:
+    """Values that train: low-rank parts (with DoRA a magnitude per output), or all weights of the top layers."""
+    widths = linear_widths(shape).values()
+    if config.method == "full":
+        return base_weights(shape) if depth == shape.num_layers else depth * layer_weights(shape)
+    magnitudes = sum(width_out for _, width_out in widths) if str(config.method) == "dora" else 0
+    return depth * (config.rank * sum(map(sum, widths)) + magnitudes)
+
+
+def trained_bytes(shape: LlamaShape, config: TuneConfig, *, depth: int, workers: int, product_bytes: int) -> float:
+    """Bytes of all that trains: masters, two moments and a gradient a worker in fp32, copies, and one checkpoint."""
+    values = num_trained(shape, config, depth=depth)
+    checkpoint = 3 * 4
+    if config.method == "full":
+        return values * (3 * 4 + 4 * workers + checkpoint)
+    widths = linear_widths(shape)
+    # B of products that share an input lies in one block-diagonal matrix: thrice for q, k, v, twice for gate, up.
+    qkv = sum(widths[name][1] for name in ("q_proj", "k_proj", "v_proj"))
+    copies = 3 * widths["q_proj"][0] + 3 * qkv + sum(widths["o_proj"]) + sum(widths["down_proj"])
+    copies += 2 * widths["gate_proj"][0] + 4 * widths["gate_proj"][1]
+    return values * (3 * 4 + 4 * workers + checkpoint) + depth * config.rank * copies * product_bytes
+
+
+def _activations(
+    shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, depth: int, p: int, trained_ratio: float
+) -> float:
+    """Bytes of one worker's named buffers at the largest micro-batch."""
+    d, f, q = shape.width, shape.ff_width, shape.num_heads * shape.head_width
+    kv = shape.num_kv_heads * shape.head_width
+    rank = 0 if config.method == "full" else config.rank
+    n, m = ahead.micro_tokens, ahead.micro_tokens * trained_ratio
+    wide = max(n, ahead.scored_tokens)
+    turned = PADDED * (q + 2 * kv)
+    # A kept block: two norms, q k v rotated, attention's output, gate and up, four low-rank products; two sums in fp32.
+    before, after = p * (d + turned + q + 3 * rank) + 4 * d, p * (d + 2 * f + 4 * rank) + 8 * d
+    kept = depth * n * before + (depth - 1) * n * after + m * (after + 2 * p * q)
+    if config.checkpointing == "on":  # the input of every block, and one block at a time
+        kept = depth * n * 4 * d + n * (before + after)
+    below = wide * (p * (2 * d + turned + q + 2 * f) + 3 * 4 * d) if depth < shape.num_layers else 0.0
+    scoring = 0.0 if depth < shape.num_layers else ahead.scored_tokens * (p * (2 * d + turned + q + 2 * f) + 3 * 4 * d)
+    # What passes through once: gradients of each stage, rotary and norms in fp32, logits' input.
+    passing = n * (p * (3 * d + 4 * turned + 4 * f + 5 * q + 2 * kv + 3 * rank) + 4 * (5 * d + 2 * (q + kv)))
+    passing += m * (4 * 2 * d + 2 * p * d) + p * 3 * rank * (max(d, f) + max(turned, 2 * f, d))
+    rows = max(1, n // max(1, ahead.longest_row))
+    attention = 3 * p * rows * shape.num_heads * min(ahead.longest_row, QUERY_BLOCK) * ahead.longest_row
+    rounding = depth * NAMES_A_LAYER * ROUNDING * (p + 4) / 2
+    if shape.has_head_norm:  # queries and keys before their norm
+        kept += depth * n * p * (q + kv)
+    return kept + below + scoring + passing + attention + rounding
+
+
+def runtime_gib() -> float:
+    """Memory of this process with all that training imports and starts, GiB; call it before the base is loaded.
+
+    One step of a tiny optimizer and one product a thread: torch imports its compiler with the first optimizer, which
+    takes more memory than a small base.
+    """
+    parameter = torch.zeros(8)
+    parameter.grad = torch.zeros(8)
+    torch.optim.AdamW([parameter], fused=True).step()
+    with ThreadPoolExecutor(2) as pool:
+        for dtype in (torch.float32, torch.bfloat16):
+            square = torch.ones(256, 256, dtype=dtype)
+            pool.submit(torch.mm, square, square).result()
+    return resident_gib()
+
+
+def resident_gib() -> float:
+    """Memory this process holds now, GiB."""
+    if sys.platform != "linux":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / GIB
+
+
+def available_gib() -> float:
+    """Memory a new process could take on this machine now, GiB; a container's limit counts where it is lower."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    free = total
+    if sys.platform == "linux":
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next((int(line.split()[1]) / 2**20 for line in lines if line.startswith("MemAvailable:")), total)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        free = min(free, (int(text) - int(used.read_text(encoding="ascii"))) / GIB)
+    return free

@@ -1,0 +1,94 @@
+"""What a run's batches will look like, before it starts: the steps, cut as the run cuts them, counted not computed.
+
+>>> ahead = look_ahead([40, 60, 700], [50], config=TuneConfig(step_tokens=512), threads=2)  # doctest: +SKIP
+>>> ahead.num_steps, ahead.workers, ahead.micro_tokens  # doctest: +SKIP
+(4, 2, 704)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from metier.core.tune_config import TuneConfig
+from metier.engine.batch import LENGTH_MULTIPLE, TOKEN_MULTIPLE, split_rows
+from metier.engine.compact import MICRO_TOKENS
+from metier.engine.loop import MIN_WORKER_TOKENS
+from metier.tune.schedule import DEFAULT_PASSES, run_steps, step_tokens_of
+
+__all__ = ["Lengths", "StepsAhead", "look_ahead"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepsAhead:
+    """The sizes that fix what a run takes."""
+
+    num_steps: int
+    num_tokens: int
+    """Real tokens over all passes."""
+    dev_tokens: int
+    row_tokens: int
+    """Tokens of all train and dev rows, each once."""
+    workers: int
+    """Most micro-batches that are computed at once."""
+    micro_tokens: int
+    """Most tokens of one trained micro-batch, filled up."""
+    scored_tokens: int
+    """Most tokens of one micro-batch that is only scored, filled up."""
+    longest_row: int
+    num_widths: int
+    """Different sizes of trained micro-batches: products are compiled for each."""
+    num_scored_widths: int
+    """Different sizes of micro-batches that are only scored."""
+
+
+Lengths = Sequence[int] | Sequence[tuple[int, int]]
+"""Tokens of every example: of a row, or of both rows of a pair."""
+
+
+def look_ahead(
+    train: Lengths, dev: Lengths, *, config: TuneConfig, threads: int, seed: int = 0, scores_train: bool = False
+) -> StepsAhead:
+    """Cut examples of these lengths into the steps of a run; those over the limit are left out, as the run does.
+
+    `scores_train`: the train rows go forward alone as well, for a reference or for stored states.
+    """
+    kept, kept_dev = (_within(lengths, config.max_row_tokens) for lengths in (train, dev))
+    passes = config.passes or DEFAULT_PASSES
+    sums = [sum(example) for example in kept]
+    step_tokens = step_tokens_of(config, round(passes * sum(sums)))
+    steps = run_steps(sums, passes=passes, step_tokens=step_tokens, seed=seed)
+    shares = [_share([kept[i] for i in examples], threads) for examples in steps]
+    dev_share = [micro for part in (kept_dev, kept if scores_train else []) if part for micro in _share(part, threads)]
+    widths = [micro for share in shares for micro in share]
+    return StepsAhead(
+        num_steps=len(steps),
+        num_tokens=sum(sums[i] for examples in steps for i in examples),
+        dev_tokens=sum(map(sum, kept_dev)),
+        row_tokens=sum(map(sum, (*kept, *kept_dev))),
+        workers=max([1, *(min(threads, len(share)) for share in shares)]),
+        micro_tokens=max(widths, default=0),
+        scored_tokens=max(dev_share, default=0),
+        longest_row=_filled(max([0, *map(max, (*kept, *kept_dev))]), LENGTH_MULTIPLE),
+        num_widths=len(set(widths)),
+        num_scored_widths=len(set(dev_share) - set(widths)),
+    )
+
+
+def _within(examples: Lengths, limit: int) -> list[tuple[int, ...]]:
+    """Examples none of whose rows is longer than the limit, as tuples of their rows' tokens."""
+    as_rows = [(example,) if isinstance(example, int) else example for example in examples]
+    return [rows for rows in as_rows if max(rows) <= limit]
+
+
+def _share(examples: Sequence[tuple[int, ...]], threads: int) -> list[int]:
+    """Filled-up tokens of every micro-batch of one step."""
+    lengths = [length for example in examples for length in example]
+    workers = max(1, min(threads, sum(lengths) // MIN_WORKER_TOKENS))
+    together = len(examples[0])
+    parts = split_rows(lengths, num_workers=workers, micro_tokens=MICRO_TOKENS, rows_together=together)
+    return [_filled(sum(lengths[row] for row in part), TOKEN_MULTIPLE) for part in parts]
+
+
+def _filled(count: int, multiple: int) -> int:
+    return count + -count % multiple
