@@ -182,6 +182,7 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
             "trunk_gib",
         )
     },
+    (TuneConfig, "patience"): f"{TUNE}::test_another_patience_is_another_run",
     (TuneConfig, "objective"): f"{DPO}::test_an_objective_is_run_by_its_own_function_only",
     (TuneConfig, "processes"): "tests/tune/test_processes.py"
     "::test_two_processes_of_one_thread_give_the_bits_of_one_with_two_workers",
