@@ -169,6 +169,7 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
     **{
         (TuneConfig, name): f"{TUNE}::test_another_value_is_another_run"
         for name in (
+            "targets",
             "rank",
             "alpha",
             "lr",

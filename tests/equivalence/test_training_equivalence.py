@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from metier.core.errors import ModelError
 from metier.engine import (
     AdapterSpec,
     Handle,
@@ -19,6 +20,7 @@ from metier.engine import (
     optim_step,
     save_state,
 )
+from metier.engine.load import DtypeName
 from metier.engine.loop import Trainer, trainer_of
 from metier.render import RenderedRow
 from tests.engine.builders import random_rows, tiny_base
@@ -89,28 +91,75 @@ def test_the_same_threads_give_the_same_bits(base_dir: Path) -> None:
     assert all(torch.equal(results[0][1], grad) and results[0][0] == loss for loss, grad in results[1:])
 
 
-def test_a_saved_and_loaded_run_goes_on_with_the_same_bits(base_dir: Path, tmp_path: Path) -> None:
+FORMS = [
+    AdapterSpec(rank=4, alpha=8.0),
+    AdapterSpec(rank=4, alpha=8.0, method="rslora", targets=("v_proj", "down_proj")),
+    AdapterSpec(rank=4, alpha=8.0, method="dora"),
+    AdapterSpec(method="full"),
+    AdapterSpec(method="full", first_layer=2),
+]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("spec", FORMS, ids=lambda spec: f"{spec.method}-{spec.first_layer}")
+def test_a_saved_and_loaded_run_goes_on_with_the_same_bits(
+    base_dir: Path, tmp_path: Path, spec: AdapterSpec, dtype: DtypeName
+) -> None:
     steps = [random_rows([30, 20, 40], seed=seed) for seed in range(6)]
+
+    def start(seed: int = 3) -> Handle:
+        return load(base_dir, adapter=spec, seed=seed, dtype=dtype, threads=2)
 
     def take(handle: Handle, rows: list[RenderedRow]) -> float:
         stats = forward_backward(handle, make_batch(rows), Linear()).result()
         optim_step(handle, lr=1e-2, weight_decay=0.1).result()
         return stats.loss_nats
 
-    whole = loaded(base_dir)
+    whole = start()
     losses = [take(whole, rows) for rows in steps]
     for stop in (0, 1, 3):
-        first = loaded(base_dir)
+        first = start()
         for rows in steps[:stop]:
             take(first, rows)
         save_state(first, tmp_path / f"state{stop}", facts={"at": stop})
-        second = load(base_dir, adapter=AdapterSpec(rank=4, alpha=8.0), seed=99, dtype="fp32", threads=2)
+        second = start(seed=99)
         assert load_state(second, tmp_path / f"state{stop}") == {"at": stop}
         assert [take(second, rows) for rows in steps[stop:]] == losses[stop:]
         assert second.fingerprint == whole.fingerprint
         close(first)
         close(second)
     close(whole)
+
+
+@pytest.mark.parametrize("spec", FORMS, ids=lambda spec: f"{spec.method}-{spec.first_layer}")
+def test_a_checkpoint_of_one_method_is_refused_by_every_other(
+    base_dir: Path, tmp_path: Path, spec: AdapterSpec
+) -> None:
+    handle = load(base_dir, adapter=spec, dtype="fp32", threads=1)
+    save_state(handle, tmp_path / "state")
+    close(handle)
+    for other in (form for form in FORMS if form != spec):
+        handle = load(base_dir, adapter=other, dtype="fp32", threads=1)
+        with pytest.raises(ModelError, match="the checkpoint was made with adapter = "):
+            load_state(handle, tmp_path / "state")
+        close(handle)
+
+
+@pytest.mark.parametrize("spec", FORMS[2:], ids=lambda spec: f"{spec.method}-{spec.first_layer}")
+def test_weight_decay_pulls_matrices_and_neither_lengths_nor_norms(base_dir: Path, spec: AdapterSpec) -> None:
+    moved = []
+    for weight_decay in (0.0, 0.5):
+        handle = load(base_dir, adapter=spec, dtype="fp32", threads=1)
+        forward_backward(handle, make_batch(random_rows([30, 20])), Linear()).result()
+        optim_step(handle, lr=1e-2, weight_decay=weight_decay).result()
+        moved.append(handle.require_trained("test").masters_P.clone())
+        num = handle.require_trained("test").num_decayed
+        close(handle)
+    assert 0 < num < len(moved[0])
+    assert torch.equal(moved[0][num:], moved[1][num:])
+    start = load(base_dir, adapter=spec, dtype="fp32", threads=1).require_trained("test").masters_P[:num]
+    # AdamW: the decay 1e-2 x 0.5 of what was there comes on top of the same step.
+    torch.testing.assert_close(moved[0][:num] - moved[1][:num], start * 5e-3, rtol=1e-3, atol=1e-6)
 
 
 def test_depth_below_the_first_adapted_layer_changes_no_gradient_above(base_dir: Path) -> None:

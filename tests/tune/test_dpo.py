@@ -14,7 +14,7 @@ import torch
 
 from metier.core.errors import ConfigError, DataError, ModelError, StoreError
 from metier.core.tune_config import DpoConfig, TuneConfig
-from metier.engine import AdapterSpec, close, load, logprobs, make_batch
+from metier.engine import AdapterSpec, close, load, load_tuned, logprobs, make_batch
 from metier.render import RenderedPair, RenderedRow
 from metier.tune import Options, Progress, TuneResult, pair_tokens, tune, tune_pairs
 from metier.tune.dpo import Preference, reply_sums, whole_rows
@@ -111,11 +111,26 @@ def test_a_run_that_starts_from_an_adapter_is_measured_against_that_adapter(
     close(handle)
 
 
+def test_a_fully_tuned_model_goes_on_from_pairs_and_stays_one_of_its_base(base_dir: Path, tmp_path: Path) -> None:
+    form: dict[str, Any] = {"method": "full", "rank": 16, "alpha": 32.0}
+    config = replace(CONFIG, **form, objective="sft", dpo=None, lr=0.003)
+    rows = pattern_rows(12, seed=1)
+    sft = tune(rows, rows[:4], config, base=base_dir, out_dir=tmp_path / "sft", seed=0, threads=2)
+    result = run(base_dir, tmp_path / "dpo", config=replace(CONFIG, **form, lr=0.001), start=sft.adapter_dir)
+    assert dict(result.dev_curve)[0] == pytest.approx(math.log(2), abs=1e-9)
+    base_sha256 = load(base_dir, dtype="fp32").base_sha256
+    handle = load_tuned(base_dir, result.adapter_dir, base_sha256=base_sha256, dtype="fp32")
+    assert handle.fingerprint == result.fingerprint != sft.fingerprint
+    with pytest.raises(ModelError, match="an adapter, but method = 'full' goes on from a model"):
+        lora = run(base_dir, tmp_path / "lora")
+        run(base_dir, tmp_path / "other", config=replace(CONFIG, **form), start=lora.adapter_dir)
+
+
 def test_settings_that_the_adapter_to_start_from_does_not_have_are_refused(
     base_dir: Path, sft_dir: Path, tmp_path: Path
 ) -> None:
-    for other in ({"rank": 8}, {"alpha": 4.0}, {"depth": 1}):
-        with pytest.raises(ConfigError, match="rank 4, alpha 8, top 3 layers; the settings say rank"):
+    for other in ({"rank": 8}, {"alpha": 4.0}, {"depth": 1}, {"method": "dora"}, {"targets": ("q_proj",)}):
+        with pytest.raises(ConfigError, match="lora, rank 4, alpha 8, top 3 layers; the settings say (lora|dora)"):
             run(base_dir, tmp_path / "dpo", config=replace(CONFIG, **other), start=sft_dir)
 
 
@@ -192,7 +207,7 @@ def test_an_adapter_that_stays_as_it_was_is_an_error(
     base_dir: Path, sft_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metier.tune.running.lr_at", lambda step, **_: 0.0)
-    with pytest.raises(ModelError, match="the adapter is still the one the run started from; raise the learning rate"):
+    with pytest.raises(ModelError, match="what was tuned is still what the run started from; raise the learning rate"):
         run(base_dir, tmp_path / "a", start=sft_dir)
 
 

@@ -8,12 +8,13 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metier.core.errors import DataError, ModelError
 from metier.core.tune_config import TuneConfig
-from metier.engine import state
+from metier.engine import close, load, load_tuned, logprobs, make_batch, state, tuned_file
 from metier.render import RenderedRow
 from metier.tune import Options, Progress, TuneResult, tune
 from tests.engine.builders import pattern_rows, tiny_base
@@ -37,7 +38,8 @@ def files_of(out_dir: Path) -> dict[str, object]:
     """What must be equal between two runs: the adapter's bytes and every metric but the times."""
     lines = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
     metrics = [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
-    return {"adapter": (out_dir / "adapter" / "adapter_model.safetensors").read_bytes(), "metrics": metrics}
+    (tuned,) = {path.parent for path in out_dir.rglob("*.safetensors")}
+    return {"tuned": tuned_file(tuned).read_bytes(), "metrics": metrics}
 
 
 def test_tuning_learns_and_keeps_the_step_with_the_lowest_dev_loss(base_dir: Path, tmp_path: Path) -> None:
@@ -76,11 +78,24 @@ class _Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 6])
+FORMS: dict[str, dict[str, Any]] = {  # Any: settings of [tune]
+    "lora": {},
+    "rslora": {"method": "rslora", "targets": ("q_proj", "v_proj")},
+    "dora": {"method": "dora"},
+    "full": {"method": "full", "rank": 16, "alpha": 32.0, "lr": 0.003},
+    "full, top layer": {"method": "full", "rank": 16, "alpha": 32.0, "lr": 0.003, "depth": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("stop_after", "form"),
+    [(1, "lora"), (4, "lora"), (6, "lora"), *((4, form) for form in FORMS if form != "lora")],
+)
 def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
-    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int, form: str
 ) -> None:
-    whole = run(base_dir, tmp_path / "whole")
+    config = replace(CONFIG, **FORMS[form])
+    whole = run(base_dir, tmp_path / "whole", config=config)
     monkeypatch.setattr("metier.tune.running.CHECKPOINT_SECONDS", 0.0 if stop_after == 4 else 60.0)
 
     def stop(progress: Progress) -> None:
@@ -88,9 +103,9 @@ def test_a_run_stopped_anywhere_ends_as_an_uninterrupted_one(
             raise _Killed
 
     with pytest.raises(_Killed):
-        run(base_dir, tmp_path / "cut", options=Options(on_progress=stop))
+        run(base_dir, tmp_path / "cut", config=config, options=Options(on_progress=stop))
     assert not (tmp_path / "cut" / "done.json").exists()
-    resumed = run(base_dir, tmp_path / "cut")
+    resumed = run(base_dir, tmp_path / "cut", config=config)
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
     assert (resumed.dev_curve, resumed.best_step, resumed.fingerprint) == (
         whole.dev_curve,
@@ -163,12 +178,31 @@ def test_a_learning_rate_that_explodes_stops_with_step_and_rows(base_dir: Path, 
     assert not (tmp_path / "a" / "done.json").exists()
 
 
+@pytest.mark.parametrize("form", FORMS)
 def test_training_that_changes_nothing_is_an_error(
-    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.setattr("metier.tune.running.lr_at", lambda step, **_: 0.0)
-    with pytest.raises(ModelError, match="the adapter changes nothing, all of its B are zero"):
-        run(base_dir, tmp_path / "a")
+    said = "no weight has changed" if "full" in form else "the adapter changes nothing, all of its B are zero"
+    with pytest.raises(ModelError, match=f"{said}; the tuned model would be the base"):
+        run(base_dir, tmp_path / "a", config=replace(CONFIG, **FORMS[form]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_method_learns_and_leaves_what_loads_as_the_model_that_was_scored(
+    base_dir: Path, tmp_path: Path, form: str
+) -> None:
+    config = replace(CONFIG, **FORMS[form], passes=3)
+    result = run(base_dir, tmp_path / "tune", config=config)
+    losses = dict(result.dev_curve)
+    assert losses[result.best_step] < losses[0] - 0.3
+    base_sha256 = load(base_dir).base_sha256
+    handle = load_tuned(base_dir, result.adapter_dir, base_sha256=base_sha256, dtype="fp32", threads=2)
+    assert handle.fingerprint == result.fingerprint
+    logp = logprobs(handle, make_batch(DEV)).result()
+    num = sum(sum(row.weight) for row in DEV)
+    assert float(-logp.sum() / num) == pytest.approx(losses[result.best_step], rel=1e-6)
+    close(handle)
 
 
 def test_depth_adapts_only_the_top_layers(base_dir: Path, tmp_path: Path) -> None:

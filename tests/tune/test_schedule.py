@@ -18,6 +18,13 @@ def test_default_lr_is_ten_times_full_tunings_and_fifteen_times_in_short_runs() 
     assert default_lr(576, method="full", num_steps=50) == pytest.approx(1.3219e-4, rel=1e-3)
 
 
+def test_default_lr_follows_the_scale_of_rslora_and_is_lower_for_dora() -> None:
+    # scale x lr is the same: 32 / 16 x 5e-4 = 32 / 4 x 1.25e-4.
+    assert default_lr(2000, method="rslora", num_steps=100, rank=16) == pytest.approx(1.25e-4)
+    assert default_lr(2000, method="dora", num_steps=100, rank=16) == pytest.approx(3.3333e-4, rel=1e-4)
+    assert default_lr(2000, method="lora", num_steps=100, rank=16) == pytest.approx(5e-4)
+
+
 def test_a_run_is_cut_into_about_400_steps_within_what_products_and_adapters_stand() -> None:
     assert step_tokens_of(TuneConfig(), 400_000) == 1000
     assert step_tokens_of(TuneConfig(), 90_000) == 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from tests.tune.test_recipe import files_of
 
 CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.0, step_tokens=128, evals=2, product_dtype="fp32", lr=0.02, depth=2)
 OTHER: dict[str, Any] = {
+    "method": "dora",
+    "targets": ("q_proj", "down_proj"),
     "depth": 1,
     "rank": 2,
     "alpha": 4.0,
@@ -35,7 +38,7 @@ OTHER: dict[str, Any] = {
 }
 STEEP = replace(CONFIG, passes=6.0, evals=9, patience=0)
 """With dev rows that count down: what training teaches makes them less likely, and only patience ends the run."""
-REFUSED = {"method": "full"}
+NO_EFFECT: dict[str, Any] = {"rank": 4, "alpha": 8.0, "targets": ("q_proj",)}
 ELSEWHERE = {
     "objective": "tests/tune/test_dpo.py::test_an_objective_is_run_by_its_own_function_only",
     "dpo": "tests/tune/test_dpo.py::test_another_value_is_another_run",
@@ -63,7 +66,7 @@ def run(base_dir: Path, out_dir: Path, config: TuneConfig) -> dict[str, object]:
 
 
 def test_the_table_holds_every_setting() -> None:
-    assert {*OTHER, *REFUSED, *ELSEWHERE} == {f.name for f in fields(TuneConfig)}
+    assert {*OTHER, *ELSEWHERE} == {f.name for f in fields(TuneConfig)}
     for name, place in ELSEWHERE.items():
         path, _, test = place.partition("::")
         assert f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), name
@@ -85,7 +88,30 @@ def test_the_same_values_are_the_same_run(base_dir: Path, first: dict[str, objec
     assert run(base_dir, tmp_path / "tune", CONFIG) == first
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_value_without_effect_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {REFUSED[name]!r}"):
-        replace(CONFIG, **{name: REFUSED[name]})  # type: ignore[arg-type]  # a name from the table
+@pytest.mark.parametrize("method", ["rslora", "full"])
+def test_every_method_is_a_run_of_its_own(
+    method: str, base_dir: Path, first: dict[str, object], tmp_path: Path
+) -> None:
+    plain = {"rank": 16, "alpha": 32.0, "lr": 0.003} if method == "full" else {}
+    other = run(base_dir, tmp_path / "tune", replace(CONFIG, method=method, **plain))  # type: ignore[arg-type]  # a method's name
+    assert other != first
+
+
+@pytest.mark.parametrize("name", NO_EFFECT)
+def test_a_setting_of_adapters_is_refused_where_there_are_none(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is {re.escape(repr(NO_EFFECT[name]))}, but method = 'full' trains"):
+        TuneConfig(method="full", **{name: NO_EFFECT[name]})
+    assert TuneConfig(method="full").method == "full"
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (("q_porj",), "targets names 'q_porj', which is no linear layer; did you mean 'q_proj'"),
+        (("lm_head",), "targets names 'lm_head', which is no linear layer; known: down_proj, gate_proj, k_proj"),
+        (("q_proj", "q_proj"), "targets names 'q_proj' twice"),
+    ],
+)
+def test_a_target_that_no_block_has_is_refused_with_the_nearest(targets: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        TuneConfig(targets=targets)

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,6 +29,7 @@ __all__ = [
     "stage_hash",
     "write_bytes",
     "write_json",
+    "write_pieces",
 ]
 
 
@@ -38,11 +39,21 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the disk is full or the folder cannot be written; the old file is intact.
     """
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a file as `write_bytes` does, piece by piece, for data that is never whole in memory.
+
+    Raises:
+        StoreError: as of `write_bytes`.
+    """
     temp_path = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temp_path.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         temp_path.replace(path)

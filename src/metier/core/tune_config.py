@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from metier.core.config import Settings
+from metier.core.config import Settings, nearest
 from metier.core.errors import ConfigError
 from metier.core.ranges import above, at_least, within
 
-__all__ = ["DpoConfig", "TuneConfig"]
+__all__ = ["LINEAR_NAMES", "DpoConfig", "Method", "TuneConfig"]
+
+Method = Literal["lora", "rslora", "dora", "full"]
+"""Which weights train: low-rank adapters in three forms, or the weights themselves."""
+LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear layers of one block, in the order of use; adapters and `targets` are named after them."""
+DEFAULT_RANK, DEFAULT_ALPHA = 16, 32.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,14 +69,16 @@ class TuneConfig(Settings):
     """What is learned: the gold replies, or, after them, which of two replies is the better one."""
     dpo: DpoConfig | None = None
     """How pairs of replies are made and learned from; with objective = "dpo" only."""
-    method: Literal["lora", "full"] = "lora"
-    """Which weights train: low-rank adapters on all linear layers, or all weights."""
+    method: Literal["lora", "rslora", "dora", "full"] = "lora"
+    """Which weights train: adapters (rslora: scaled by the root of the rank; dora: with magnitudes), or all weights."""
+    targets: tuple[str, ...] = ()
+    """Linear layers that carry adapters, by PEFT's names, for example "q_proj"; empty: all seven."""
     depth: int = 0
-    """How many of the top layers are adapted; 0 lets the plan choose within the budget."""
-    rank: int = 16
+    """How many of the top layers train; 0 lets the plan choose within the budget."""
+    rank: int = DEFAULT_RANK
     """Rank of the adapters."""
-    alpha: float = 32.0
-    """Scale of the adapters; the update is multiplied by alpha / rank."""
+    alpha: float = DEFAULT_ALPHA
+    """Scale of the adapters; the update is multiplied by alpha / rank, under rslora by alpha / sqrt(rank)."""
     lr: float = 0.0
     """Peak learning rate per optimizer step; 0 derives it from the width of the base and the method."""
     passes: float = 0.0
@@ -105,8 +113,8 @@ class TuneConfig(Settings):
             raise ConfigError(
                 f"[tune.dpo] has no effect with objective = {self.objective!r}; set it to 'dpo', or drop the table."
             )
-        if self.method != "lora":
-            raise ConfigError(f"method is {self.method!r}; this version tunes adapters only: method = 'lora'.")
+        self._check_targets()
+        self._check_full()
         within("lr", self.lr, 0, 1, ends="[)")
         within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
         at_least("step_tokens", self.step_tokens, 0)
@@ -120,3 +128,27 @@ class TuneConfig(Settings):
                 f"depth is {self.depth}, passes {self.passes}, max_grad_norm {self.max_grad_norm}, weight_decay "
                 f"{self.weight_decay}; expected none negative and max_grad_norm above 0."
             )
+
+    def _check_targets(self) -> None:
+        """Refuse a layer that no block has, or one named twice."""
+        for place, name in enumerate(self.targets):
+            if name not in LINEAR_NAMES:
+                raise ConfigError(
+                    f"targets names {name!r}, which is no linear layer; {nearest(name, list(LINEAR_NAMES))}"
+                )
+            if name in self.targets[:place]:
+                raise ConfigError(f"targets names {name!r} twice; name it once.")
+
+    def _check_full(self) -> None:
+        """Refuse a setting of adapters where there are none."""
+        given = {
+            "rank": (self.rank, DEFAULT_RANK),
+            "alpha": (self.alpha, DEFAULT_ALPHA),
+            "targets": (self.targets, ()),
+        }
+        for name, (value, default) in given.items():
+            if self.method == "full" and value != default:
+                raise ConfigError(
+                    f"{name} is {value!r}, but method = 'full' trains the weights themselves and has no adapter; "
+                    "drop the setting, or set method = 'lora'."
+                )

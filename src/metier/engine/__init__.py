@@ -7,6 +7,7 @@ from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.load import close, load
 from metier.engine.loop import StepStats, forward_backward, logprobs, optim_step
 from metier.engine.losses import Clipped, Custom, Linear, Loss, RowLogps
+from metier.engine.model_files import changes_nothing, continue_tuned, export_model, load_tuned, tuned_file
 from metier.engine.peft_files import export_adapter
 from metier.engine.ranks import Ranks, close_ranks, current_ranks, open_ranks
 from metier.engine.sampling import Request, Sample, SamplingParams
@@ -28,16 +29,20 @@ __all__ = [
     "Sample",
     "SamplingParams",
     "StepStats",
+    "changes_nothing",
     "check_row",
     "close",
     "close_ranks",
+    "continue_tuned",
     "current_ranks",
     "drop_state",
     "export_adapter",
+    "export_model",
     "find_state",
     "forward_backward",
     "load",
     "load_state",
+    "load_tuned",
     "logprobs",
     "make_batch",
     "open_ranks",
@@ -47,4 +52,5 @@ __all__ = [
     "sample",
     "save_state",
     "state_names",
+    "tuned_file",
 ]

@@ -110,7 +110,7 @@ class Backend(Protocol):
         """Tensors and config as PEFT stores them."""
         ...  # Any: JSON values
 
-    def trainee(self, adapter: Adapter | None) -> Trainee:
+    def trainee(self, trained: Any) -> Trainee:  # Any: an Adapter, of the compact block also FullMasters, or None
         """What the training verbs drive."""
         ...
 

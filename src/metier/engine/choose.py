@@ -60,7 +60,7 @@ def choose_checkpointing(handle: Handle, *, micro_tokens: int, workers: int, fre
     `micro_tokens` is the largest number of tokens a worker computes at a time. An error is not raised where even
     with checkpoints it does not fit: the prediction is a count, and the plan refuses before.
     """
-    depth = handle.shape.num_layers - handle.require_adapter("tune").first_layer
+    depth = handle.shape.num_layers - handle.require_trained("tune").first_layer
     sizes = {
         is_on: workers
         * step_bytes(

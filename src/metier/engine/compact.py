@@ -11,9 +11,12 @@ from torch import Tensor
 
 from metier.engine.decode_model import DecodeModel
 from metier.engine.decode_rows import CompactRows
+from metier.engine.dora import start_magnitudes
+from metier.engine.full import FullGradients, FullMasters, FullWorking
+from metier.engine.gradients import Gradients
 from metier.engine.handle import AdapterSpec
 from metier.engine.llama import Stack
-from metier.engine.lowrank import Gradients, Working
+from metier.engine.lowrank import LowRankGradients, Working
 from metier.engine.peft_files import adapter_tensors, new_adapter, peft_config, read_adapter
 from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
 
@@ -45,16 +48,19 @@ class CompactBackend:
     def adapter(self, wanted: AdapterSpec | Path, *, seed: int) -> Adapter:
         """A new adapter drawn from `seed`, or the one of a PEFT folder."""
         if isinstance(wanted, AdapterSpec):
-            return new_adapter(self.shape, wanted, seed=seed, device=str(self.device))
+            adapter = new_adapter(self.shape, wanted, seed=seed, device=str(self.device))
+            if wanted.method == "dora":
+                start_magnitudes(adapter, self.weights)
+            return adapter
         return read_adapter(wanted, self.shape, device=str(self.device))
 
     def adapter_files(self, adapter: Adapter, *, base_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and config as PEFT stores them."""  # Any: JSON values
         return adapter_tensors(adapter), peft_config(adapter, self.shape, base_name=base_name)
 
-    def trainee(self, adapter: Adapter | None) -> CompactTrainee:
-        """Low-rank parts ready for the products."""
-        return CompactTrainee(self, adapter)
+    def trainee(self, trained: Adapter | FullMasters | None) -> CompactTrainee:
+        """What trains, ready for the products."""
+        return CompactTrainee(self, trained)
 
     def rows(self, adapter: Adapter | None, *, max_batch: int, max_tokens_total: int) -> CompactRows:
         """Packed matrices and slots."""
@@ -63,15 +69,19 @@ class CompactBackend:
 
 
 class CompactTrainee:
-    """Stacks over one base and one adapter; each worker has its own."""
+    """Stacks over one base and what trains of it; each worker has its own."""
 
     max_workers = 1 << 16
     takes_forms = True
     micro_tokens = MICRO_TOKENS
 
-    def __init__(self, backend: CompactBackend, adapter: Adapter | None) -> None:
-        self.backend, self.low_rank = backend, adapter
-        self.working = Working(adapter, backend.shape.num_layers, backend.dtype)
+    def __init__(self, backend: CompactBackend, trained: Adapter | FullMasters | None) -> None:
+        self.backend, self.trained = backend, trained
+        self.working = (
+            FullWorking(trained, backend.weights, backend.dtype)
+            if isinstance(trained, FullMasters)
+            else Working(trained, backend.weights, backend.dtype)
+        )
 
     def worker(self) -> Stack:
         """A stack with memory of its own."""
@@ -79,8 +89,10 @@ class CompactTrainee:
 
     def gradients(self, worker: Stack) -> Gradients:
         """In the worker's memory."""
-        assert self.low_rank is not None, "the verbs ask for an adapter first"
-        return Gradients(self.low_rank, worker.buffers)
+        assert self.trained is not None, "the verbs ask for what trains first"
+        if isinstance(self.trained, FullMasters):
+            return FullGradients(self.trained, worker.buffers)
+        return LowRankGradients(self.trained, self.backend.shape, worker.buffers)
 
     def publish(self) -> None:
         """Copy the masters."""

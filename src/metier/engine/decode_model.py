@@ -15,18 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metier.engine.decode_lowrank import LowRankStep
+from metier.engine.lowrank import Working
 from metier.engine.packed import Matrix
+from metier.engine.products import GROUPS
 from metier.engine.rotary import rotary_frequencies
-from metier.engine.weights import Adapter, LlamaShape, LlamaWeights, LowRank
+from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
 
 __all__ = ["DecodeModel"]
-
-FUSED = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "out": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
 
 
 @dataclass(slots=True)
@@ -37,9 +33,9 @@ class DecodeLayer:
     """fp32, as is the other norm."""
     norm2_D: Tensor
     matrices: dict[str, Matrix]
-    """By the names of `FUSED`."""
-    low_rank: dict[str, tuple[Matrix, Matrix]]
-    """Stacked A and block-diagonal scale B, by the same names; empty where the layer is not adapted."""
+    """By the names of `GROUPS`."""
+    low_rank: dict[str, LowRankStep]
+    """By the same names; empty where the layer is not adapted."""
     biases: dict[str, Tensor]
     """By the same names; empty in most families."""
     head_norm_HE: Tensor | None
@@ -63,12 +59,13 @@ class DecodeModel:
     def from_weights(cls, weights: LlamaWeights, adapter: Adapter | None, *, dtype: torch.dtype) -> DecodeModel:
         """Copies the adapter (small); the base is packed once a handle."""
         shape, device = weights.shape, weights.embed_VD.device
-        layers = []
+        layers, working = [], Working(adapter, weights, dtype)
         for i, base in enumerate(weights.layers):
-            parts = {} if adapter is None or i < adapter.first_layer else adapter.layers[i - adapter.first_layer]
-            scale = 0.0 if adapter is None else adapter.scale
+            pairs = {name: working.pair(i, name) for name in GROUPS}
             low_rank = {
-                name: _stack([parts[part] for part in names], scale, dtype) for name, names in FUSED.items() if parts
+                name: LowRankStep.of(pair, getattr(base, name).shape[0])  # getattr: a group is called as its matrix
+                for name, pair in pairs.items()
+                if pair is not None
             }
             matrices = {
                 "qkv": Matrix(base.qkv), "out": Matrix(base.out),
@@ -86,9 +83,8 @@ class DecodeModel:
         bias = found.biases.get(name)
         if bias is not None:
             plus = bias.expand(len(x_ND), -1).contiguous() if plus is None else plus + bias
-        y = found.matrices[name].times(x_ND, plus)
-        part = found.low_rank.get(name)
-        return y if part is None else part[1].times(part[0].times(x_ND), y)
+        part, matrix = found.low_rank.get(name), found.matrices[name]
+        return matrix.times(x_ND, plus) if part is None else part.linear(matrix, x_ND, plus)
 
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) in the model's dtype."""
@@ -101,10 +97,3 @@ def rotary_factors(shape: LlamaShape, device: torch.device) -> Tensor:
     angle = torch.outer(torch.arange(shape.max_positions, device=device).float(), frequency)
     length = shape.rope_scaling.attention_factor if shape.rope_scaling else 1.0
     return torch.polar(torch.full_like(angle, length), angle)
-
-
-def _stack(parts: list[LowRank], scale: float, dtype: torch.dtype) -> tuple[Matrix, Matrix]:
-    """One A for all parts of a fused matrix, and one B (out, R parts) with zeros where parts do not meet."""
-    a = torch.cat([part.a.detach() for part in parts])
-    b = torch.block_diag(*[part.b.detach() * scale for part in parts])  # type: ignore[no-untyped-call]  # untyped in torch
-    return Matrix(a.to(dtype)), Matrix(b.to(dtype))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metier.engine.attention import Buffers
+from metier.engine.gradients import Gradients, add_outer
 from metier.engine.norm import rms_norm, rms_norm_backward
 from metier.engine.weights import LlamaWeights
 
@@ -19,6 +20,9 @@ __all__ = ["Head"]
 
 CHUNK = 128
 """Tokens whose logits exist at once: 38 MB in fp32 and bf16 at a vocabulary of 49,152."""
+
+TRAINED_CHUNK = 512
+"""The same where the head trains: adding to its gradient costs as much as the product of 128 tokens."""
 
 
 class Head:
@@ -37,13 +41,17 @@ class Head:
             nll_M[at], _ = self._loss(logits_CV, target_M[at])
         return nll_M
 
-    def train(self, x_MD: Tensor, target_M: Tensor, weight_M: Tensor) -> tuple[Tensor, Tensor]:
-        """nll_M, and the gradient of sum(weight * nll) at the head's input, (M, D) fp32."""
+    def train(
+        self, x_MD: Tensor, target_M: Tensor, weight_M: Tensor, grads: Gradients | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """nll_M, and the gradient of sum(weight * nll) at the head's input, (M, D) fp32; the head's own to `grads`."""
+        grad_VD = None if grads is None else grads.head()
+        chunk = CHUNK if grad_VD is None else TRAINED_CHUNK
         normed = self._normed(x_MD)
         dnormed = self.buffers.take("dhead", *x_MD.shape, dtype=self.dtype)
         nll_M = torch.empty(x_MD.shape[0], device=x_MD.device)
-        for start in range(0, x_MD.shape[0], CHUNK):
-            at = slice(start, start + CHUNK)
+        for start in range(0, x_MD.shape[0], chunk):
+            at = slice(start, start + chunk)
             logits_CV, product_CV = self._logits(normed[at])
             nll_M[at], p_CV = self._loss(logits_CV, target_M[at])
             # The gradient of the loss at the logits, in place of the probabilities: p - 1 at the target.
@@ -51,8 +59,11 @@ class Head:
             p_CV.mul_(weight_M[at, None])
             dlogits_CV = p_CV if product_CV is p_CV else product_CV.copy_(p_CV)
             torch.mm(dlogits_CV, self.weights.head_VD, out=dnormed[at])
+            if grad_VD is not None:
+                add_outer(grad_VD, dlogits_CV, normed[at], self.buffers)
         dx = self.buffers.take("dx_M", *x_MD.shape, dtype=torch.float32).zero_()
-        rms_norm_backward(x_MD, dnormed, dx, self.weights.norm_D, self.buffers, name="final")
+        grad_D = None if grads is None else grads.norm("norm_D")
+        rms_norm_backward(x_MD, dnormed, dx, self.weights.norm_D, self.buffers, name="final", grad_D=grad_D)
         return nll_M, dx
 
     def _normed(self, x_MD: Tensor) -> Tensor:

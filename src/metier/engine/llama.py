@@ -4,7 +4,7 @@ Llama, Mistral, Qwen2 and Qwen3: biases and the norm of heads are used where a l
 
 It computes what transformers' own module of the family with PEFT's LoRA computes, with fewer, wider products:
 q/k/v and gate/up are one product each, the low-rank A of layers with one input are one product, no
-gradient is computed for frozen weights or below the first adapted layer, and the last block computes
+gradient is computed for frozen weights or below the lowest that trains, and the last block computes
 only the tokens whose next token is trained. Products are in the handle's precision; the residual
 stream, norms and the loss are fp32.
 
@@ -24,8 +24,9 @@ from torch import Tensor
 
 from metier.engine.attention import Attention, Buffers, Past
 from metier.engine.batch import MicroBatch
+from metier.engine.gradients import Gradients
 from metier.engine.head import Head
-from metier.engine.lowrank import Gradients, Pair, Working, backward_input, forward
+from metier.engine.lowrank import Working, forward
 from metier.engine.norm import rms_norm, rms_norm_backward
 from metier.engine.weights import LlamaWeights
 
@@ -72,14 +73,17 @@ class Stack:
             weight_M = torch.nn.functional.pad(weights(nll_P), (0, len(micro.target_M) - num))
             if not bool(torch.isfinite(weight_M).all()):
                 return nll_P
-        filled_nll_M, dx = self.head.train(x_MD, micro.target_M, weight_M / divide_by)
+        filled_nll_M, dx = self.head.train(x_MD, micro.target_M, weight_M / divide_by, grads)
         nll_P = filled_nll_M[:num]
         if not bool(torch.isfinite(nll_P).all()):
             return nll_P
         for i in reversed(range(bottom, self.shape.num_layers)):
             self._again(i, micro)
-            dx = self._backward_ff(i, dx, grads)
-            dx = self._backward_attention(i, dx, micro, grads, is_bottom=i == bottom)
+            below = self._backward_block(i, dx, micro, grads)
+            if below is None:
+                return nll_P
+            dx = below
+        grads.inputs(micro.input_N, dx)
         return nll_P
 
     def states(self, micro: MicroBatch, *, keep_keys: bool = False) -> Tensor:
@@ -104,11 +108,11 @@ class Stack:
         bottom, top, n = self.working.first_layer, self.shape.num_layers - 1, len(micro.input_N)
         dqkv = self._narrow("dqkv", n, self.weights.layers[top].qkv.shape[0])
         self.attention.keys_backward(micro.groups, dqkv, later=later[top])
-        dx = self._wide("dx", n).zero_()
-        dx = self._backward_qkv(top, dqkv, dx, micro, grads, is_bottom=top == bottom)
+        below = self._backward_qkv(top, dqkv, self._wide("dx", n).zero_(), micro, grads)
         for i in reversed(range(bottom, top)):
-            dx = self._backward_ff(i, dx, grads)
-            dx = self._backward_attention(i, dx, micro, grads, is_bottom=i == bottom, later=later[i])
+            below = None if below is None else self._backward_block(i, below, micro, grads, later=later[i])
+        if below is not None:
+            grads.inputs(micro.input_N, below)
 
     def _forward(self, micro: MicroBatch, *, first_kept: int) -> Tensor:
         """The last block's output at the trained places, (M, D) fp32, before the final norm."""
@@ -166,8 +170,15 @@ class Stack:
         act = torch.ops.aten.silu.out(gate_up[:, :f], out=self._narrow("act", x.shape[0], f)).mul_(gate_up[:, f:])
         return self._sum(x, self._linear(i, "down", layer.down, act, "y", keep), next_name)
 
-    def _backward_ff(self, i: int, dx: Tensor, grads: Gradients) -> Tensor:
-        """From the gradient of the block's output to that of its middle, in place."""
+    def _backward_block(
+        self, i: int, dx: Tensor, micro: MicroBatch, grads: Gradients, *, later: Past | None = None
+    ) -> Tensor | None:
+        """From the gradient of a block's output to that of its input; None where nothing below trains."""
+        middle = self._backward_ff(i, dx, grads)
+        return None if middle is None else self._backward_attention(i, middle, micro, grads, later=later)
+
+    def _backward_ff(self, i: int, dx: Tensor, grads: Gradients) -> Tensor | None:
+        """From the gradient of the block's output to that of its middle, in place; None where nothing below trains."""
         n, f, layer, keep = dx.shape[0], self.shape.ff_width, self.weights.layers[i], self._name(i)
         dy = self._narrow("dy", n, dx.shape[1]).copy_(dx)
         gate_up = self._narrow(f"gate_up.{keep}", n, 2 * f)
@@ -175,30 +186,29 @@ class Stack:
         silu = torch.ops.aten.silu.out(gate, out=self._narrow("silu", n, f))
         act = torch.mul(silu, up, out=self._narrow("act", n, f))
         dact = self._linear_backward(i, "down", layer.down, act, dy, "dact", grads)
+        if dact is None:
+            return None
         dgate_up = self._narrow("dgate_up", n, 2 * f)
         torch.mul(dact, silu, out=dgate_up[:, f:])
         torch.ops.aten.silu_backward.grad_input(dact.mul_(up), gate, grad_input=dgate_up[:, :f])
         normed = self._narrow(f"n2.{keep}", n, dx.shape[1])
         dnormed = self._linear_backward(i, "gate_up", layer.gate_up, normed, dgate_up, "dnormed", grads)
-        x = self._wide(f"mid.{keep}", n)
-        return rms_norm_backward(x, dnormed, dx, layer.norm2_D, self.buffers, name=f"n2.{keep}")
+        if dnormed is None:
+            return None
+        x, grad_D = self._wide(f"mid.{keep}", n), grads.norm(f"{i}.norm2_D")
+        return rms_norm_backward(x, dnormed, dx, layer.norm2_D, self.buffers, name=f"n2.{keep}", grad_D=grad_D)
 
     def _backward_attention(
-        self,
-        i: int,
-        dx: Tensor,
-        micro: MicroBatch,
-        grads: Gradients,
-        *,
-        is_bottom: bool,
-        later: Past | None = None,
-    ) -> Tensor:
+        self, i: int, dx: Tensor, micro: MicroBatch, grads: Gradients, *, later: Past | None = None
+    ) -> Tensor | None:
         """From the gradient of the block's middle to that of its input; rows grow from M to N in the last block."""
         s, n, layer, keep = self.shape, len(micro.input_N), self.weights.layers[i], self._name(i)
         is_top = i == s.num_layers - 1
         dy = self._narrow("dy", *dx.shape).copy_(dx)
         mixed = self._narrow(f"mixed_M.{keep}" if is_top else f"mixed.{keep}", dx.shape[0], layer.out.shape[1])
         dmixed = self._linear_backward(i, "out", layer.out, mixed, dy, "dmixed", grads)
+        if dmixed is None:
+            return None
         if is_top:
             num = len(micro.place_P)  # the filling repeats the first input and must not overwrite its gradient
             dmixed_N = self._narrow("dmixed_N", n, layer.out.shape[1]).zero_()
@@ -207,46 +217,51 @@ class Stack:
         dqkv = self._narrow("dqkv", n, layer.qkv.shape[0])
         past = None if self.past is None else self.past[i]
         self.attention.backward(dmixed, micro.groups, dqkv, keep=f"a{keep}.", past=past, later=later)
-        return self._backward_qkv(i, dqkv, dx, micro, grads, is_bottom=is_bottom)
+        return self._backward_qkv(i, dqkv, dx, micro, grads)
 
-    def _backward_qkv(
-        self, i: int, dqkv: Tensor, dx: Tensor, micro: MicroBatch, grads: Gradients, *, is_bottom: bool
-    ) -> Tensor:
-        """The input's gradient added to `dx`; the bottom block's input needs none, as nothing below it trains."""
+    def _backward_qkv(self, i: int, dqkv: Tensor, dx: Tensor, micro: MicroBatch, grads: Gradients) -> Tensor | None:
+        """The input's gradient added to `dx`; None where nothing below trains."""
         n, layer, keep = len(micro.input_N), self.weights.layers[i], self._name(i)
         dqkv[micro.num_inputs :] = 0
         if layer.head_norm_HE is not None:
-            self._norm_heads_backward(dqkv, layer.head_norm_HE, f"raw.{keep}")
+            self._norm_heads_backward(dqkv, layer.head_norm_HE, f"raw.{keep}", grads.norm(f"{i}.head_norm_HE"))
         normed = self._narrow(f"n1.{keep}", n, self.shape.width)
-        if is_bottom:
-            pair, h, g = self._low(i, "qkv", n)
-            grads.linear(i, "qkv", normed, dqkv, (h, torch.mm(dqkv, pair.b, out=g)))
-            return dx
         dnormed = self._linear_backward(i, "qkv", layer.qkv, normed, dqkv, "dnormed", grads)
-        x = self._wide(f"x{i}", n)
-        return rms_norm_backward(x, dnormed, dx, layer.norm1_D, self.buffers, name=f"n1.{keep}")
+        if dnormed is None:
+            return None
+        x, grad_D = self._wide(f"x{i}", n), grads.norm(f"{i}.norm1_D")
+        return rms_norm_backward(x, dnormed, dx, layer.norm1_D, self.buffers, name=f"n1.{keep}", grad_D=grad_D)
 
     def _linear(self, i: int, group: str, weight: Tensor, x: Tensor, name: str, keep: str) -> Tensor:
-        pair = self.working.pair(i, group)
+        pair, bias = self.working.pair(i, group), self.weights.layers[i].biases.get(group)
         h = None if pair is None else self._narrow(f"h_{group}.{keep}", x.shape[0], pair.a.shape[0])
-        bias = self.weights.layers[i].biases.get(group)
-        return forward(x, weight, pair, self._narrow(name, x.shape[0], weight.shape[0]), h, bias=bias)
+        size = (x.shape[0], weight.shape[0])
+        if pair is None or pair.factor is None:
+            return forward(x, weight, pair, self._narrow(name, *size), h, bias=bias)
+        # The gradient of DoRA's magnitudes reads the output: it is kept without its bias, and before heads are normed.
+        y = forward(x, weight, pair, self._narrow(f"dora_{group}.{keep}", *size), h)
+        return self._narrow(name, *size).copy_(y if bias is None else y + bias)
 
     def _linear_backward(
         self, i: int, group: str, weight: Tensor, x: Tensor, dy: Tensor, name: str, grads: Gradients
-    ) -> Tensor:
-        """The gradient of the input, under `name`; that of the low-rank parts goes to `grads`."""
-        pair, h, g = self._low(i, group, dy.shape[0])
-        dx = backward_input(dy, weight, pair, self._narrow(name, dy.shape[0], weight.shape[1]), g)
-        grads.linear(i, group, x, dy, (h, g))
-        return dx
+    ) -> Tensor | None:
+        """The gradient of the input, under `name`, or None where nothing below trains; `grads` gets what trains here.
 
-    def _low(self, i: int, group: str, rows: int) -> tuple[Pair, Tensor, Tensor]:
-        """The low-rank parts of an adapted product, the kept x A' and the place of dy B."""
-        pair = self.working.pair(i, group)
-        assert pair is not None, "only adapted layers are gone back through"
-        size = (rows, pair.a.shape[0])
-        return pair, self._narrow(f"h_{group}.{self._name(i)}", *size), self._narrow("g", *size)
+        Under DoRA `dy` becomes, in place, the gradient before the output was brought to its magnitude.
+        """
+        pair, rows, keep = self.working.pair(i, group), dy.shape[0], self._name(i)
+        low: tuple[Tensor, Tensor] | None = None
+        if pair is not None:
+            if pair.factor is not None:
+                grads.magnitude(i, group, dy, self._narrow(f"dora_{group}.{keep}", *dy.shape))
+                pair.rescale(dy)
+            g = torch.mm(pair.reached(dy), pair.b, out=self._narrow("g", rows, pair.a.shape[0]))
+            low = (self._narrow(f"h_{group}.{keep}", rows, pair.a.shape[0]), g)
+        grads.linear(i, group, x, dy, low)
+        if (i, group) == self.working.lowest:
+            return None
+        dx = torch.mm(dy, weight, out=self._narrow(name, rows, weight.shape[1]))
+        return dx if pair is None or low is None else dx.addmm_(low[1], pair.a)
 
     def _norm(self, x: Tensor, weight_D: Tensor, name: str) -> Tensor:
         return rms_norm(x, weight_D, self.shape.norm_eps, self.buffers, name=name, dtype=self.dtype)
@@ -258,7 +273,7 @@ class Stack:
         wide = self.buffers.take("raw", *x.shape, dtype=torch.float32).copy_(raw)
         x.copy_(rms_norm(wide, weight_HE, self.shape.norm_eps, self.buffers, name="normed_heads", dtype=self.dtype))
 
-    def _norm_heads_backward(self, dqkv: Tensor, weight_HE: Tensor, name: str) -> None:
+    def _norm_heads_backward(self, dqkv: Tensor, weight_HE: Tensor, name: str, grad_HE: Tensor | None) -> None:
         """From the gradient of normed queries and keys to that of what the product gave, in place."""
         dx, buffers = self._heads(dqkv, weight_HE), self.buffers
         raw = buffers.take(name, *dx.shape, dtype=self.dtype)
@@ -266,7 +281,7 @@ class Stack:
         # Again instead of kept: the inverse rms of every head costs less to compute than to hold for each layer.
         rms_norm(wide, weight_HE, self.shape.norm_eps, buffers, name="normed_heads", dtype=self.dtype)
         draw = buffers.take("draw", *dx.shape, dtype=torch.float32).zero_()
-        dx.copy_(rms_norm_backward(wide, dx, draw, weight_HE, buffers, name="normed_heads"))
+        dx.copy_(rms_norm_backward(wide, dx, draw, weight_HE, buffers, name="normed_heads", grad_D=grad_HE))
 
     @staticmethod
     def _heads(qkv: Tensor, weight_HE: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ from metier.core.hashing import file_sha256
 from metier.engine.backend import Backend
 from metier.engine.compact import CompactBackend
 from metier.engine.families import read_config, read_shape, why_not_compact
+from metier.engine.full import take_over
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.module_backend import load_module
+from metier.engine.peft_files import refuse_other_base
 from metier.engine.ranks import current_ranks
 from metier.engine.reference import check_compact
 from metier.engine.weight_files import read_weights, weight_paths
@@ -56,26 +58,41 @@ def load(
     """Load a base model, with a new adapter (drawn from `seed`), one from a PEFT folder, or none.
 
     The compact block computes it where it is known to be transformers' own function; else transformers' modules
-    do, with the reason in `handle.forward`.
+    do, with the reason in `handle.forward`. Under `AdapterSpec(method="full")` the weights themselves are to train.
 
     Raises:
         ModelError: a file is missing, neither forward computes the architecture, or the adapter does not fit the base.
     """
     base_dir = base if isinstance(base, Path) else base.dir
     shape = read_shape(base_dir)
+    spec = adapter if isinstance(adapter, AdapterSpec) else None
+    if spec is not None and not why_not_compact(read_config(base_dir)):
+        spec.require_fit(shape)
     use_dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}.get(dtype)
     if use_dtype is None:
         use_dtype = current_ranks().gather(fastest_dtype(shape, device))[0]  # each might measure another one
-    base_sha256 = _sha256_of(weight_paths(base_dir))
-    backend = _backend(base_dir, shape, use_dtype, device, base_sha256=base_sha256)
-    return Handle(
+    base_sha256 = sha256_of(weight_paths(base_dir))
+    is_full = spec is not None and spec.method == "full"
+    read_dtype = torch.float32 if is_full else use_dtype
+    backend = _backend(base_dir, shape, read_dtype, device, base_sha256=base_sha256)
+    # Modules of transformers say that they cannot be tuned whole; the compact block needs no adapter for it.
+    takes_over = is_full and isinstance(backend, CompactBackend)
+    handle = Handle(
         backend=backend,
-        adapter=None if adapter is None else backend.adapter(adapter, seed=seed),
+        adapter=None if adapter is None or takes_over else backend.adapter(adapter, seed=seed),
         dtype=use_dtype,
         threads=threads or len(os.sched_getaffinity(0)),
         base_dir=base_dir,
         base_sha256=base_sha256,
     )
+    if isinstance(adapter, Path):
+        refuse_other_base(adapter, base_sha256)
+    if spec is not None and isinstance(backend, CompactBackend) and is_full:
+        backend.dtype = use_dtype
+        handle.full = take_over(backend.weights, first_layer=spec.first_layer, dtype=use_dtype)
+        handle.full.tuned_from = base_sha256
+        handle.full.base_fingerprint = handle.fingerprint
+    return handle
 
 
 def _backend(base_dir: Path, shape: LlamaShape, dtype: torch.dtype, device: str, *, base_sha256: str) -> Backend:
@@ -98,7 +115,7 @@ def close(handle: Handle) -> None:
     handle.trainer = None
 
 
-def _sha256_of(paths: list[Path]) -> str:
+def sha256_of(paths: list[Path]) -> str:
     """SHA-256 of one file's bytes, or of the hashes of several."""
     if len(paths) == 1:
         return file_sha256(paths[0])

@@ -70,7 +70,7 @@ class Trainer:
 
     def __init__(self, handle: Handle, *, micro_tokens: int = 0) -> None:
         self.handle = handle
-        self.trainee = handle.backend.trainee(handle.adapter)
+        self.trainee = handle.backend.trainee(handle.full or handle.adapter)
         self.micro_tokens = micro_tokens or self.trainee.micro_tokens
         self.verbs = ThreadPoolExecutor(1, "metier-verbs")
         self.form = Form()
@@ -128,7 +128,7 @@ class Trainer:
     def prepare_gradients(self) -> None:
         """Have a gradient buffer per worker and an optimizer over the masters."""
         while len(self.grads) < len(self.pools):
-            self.handle.require_adapter("forward_backward")
+            self.handle.require_trained("forward_backward")
             self.grads.append(self.trainee.gradients(self.stacks[len(self.grads)]))
         if self.optimizer is None:
             self.optimizer = torch.optim.AdamW([self.masters_P], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
@@ -136,7 +136,15 @@ class Trainer:
     @property
     def masters_P(self) -> Tensor:
         """The fp32 masters of all that trains, in one buffer."""
-        return self.handle.require_adapter("optim_step").masters_P
+        return self.handle.require_trained("optim_step").masters_P
+
+    def decay(self, by: float) -> float:
+        """Pull the masters that decay to zero; returns what AdamW, which knows only all of them, is to do itself."""
+        masters_P, num = self.masters_P, self.handle.require_trained("optim_step").num_decayed
+        if not by or num == masters_P.numel():
+            return by
+        masters_P[:num].mul_(1 - by)
+        return 0.0
 
     @property
     def max_workers(self) -> int:
@@ -267,7 +275,7 @@ def forward_backward(handle: Handle, batch: Batch, loss: Loss) -> Future[StepSta
 
 def _forward_backward(trainer: Trainer, batch: Batch, loss: Loss) -> StepStats:
     start = time.perf_counter()
-    trainer.handle.require_adapter("forward_backward")
+    trainer.handle.require_trained("forward_backward")
     check_loss(loss, batch)
     parts = trainer.run(batch, loss)
     _refuse_non_finite(trainer, batch, parts)
@@ -333,7 +341,8 @@ def _optim_step(trainer: Trainer, *, lr: float, weight_decay: float, max_grad_no
         grad_P.mul_(max_grad_norm / norm)
     masters_P = trainer.masters_P
     masters_P.grad = grad_P
-    trainer.optimizer.param_groups[0].update(lr=lr, weight_decay=weight_decay)
+    own_decay = weight_decay if trainer.decay(lr * weight_decay) else 0.0
+    trainer.optimizer.param_groups[0].update(lr=lr, weight_decay=own_decay)
     trainer.optimizer.step()
     masters_P.grad = None
     trainer.publish()

@@ -1,9 +1,11 @@
 """The low-rank parts as the products see them, and where their gradients go.
 
 Linear layers that share an input share a product: A of q, k and v is one (3 R, D) matrix, and their B
-is one block-diagonal ((H + 2 K) E, 3 R) matrix that already carries the scale alpha / rank.
+is one block-diagonal ((H + 2 K) E, 3 R) matrix that already carries the scale. Layers that are not among
+the adapter's targets have no part in them, and outputs before the first and after the last adapted one are
+left out of the product.
 
-Shapes: N packed tokens, R rank, P number of masters, D model width.
+Shapes: N packed tokens, R rank, P number of masters, D model width, n adapted layers of one product.
 """
 
 from __future__ import annotations
@@ -14,17 +16,12 @@ import torch
 from torch import Tensor
 
 from metier.engine.attention import Buffers
-from metier.engine.weights import Adapter, LowRank
+from metier.engine.dora import Magnitudes
+from metier.engine.gradients import Gradients
+from metier.engine.products import Product, products
+from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
 
-__all__ = ["GROUPS", "Gradients", "Pair", "Working", "backward_input", "forward"]
-
-GROUPS = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "out": ("o_proj",),
-    "gate_up": ("gate_proj", "up_proj"),
-    "down": ("down_proj",),
-}
-"""Which linear layers share a product."""
+__all__ = ["LowRankGradients", "Pair", "Working", "forward"]
 
 
 class Pair(NamedTuple):
@@ -33,50 +30,71 @@ class Pair(NamedTuple):
     a: Tensor
     """(n R, in), n linear layers stacked."""
     b: Tensor
-    """(out, n R), block-diagonal, times the scale."""
+    """(outputs, n R), block-diagonal, times the scale."""
+    columns: slice | None
+    """The outputs that `b` reaches; None: all of them."""
+    factor: Tensor | None
+    """DoRA's magnitude over the norm, minus 1, of these outputs; None without DoRA."""
+
+    def reached(self, y: Tensor) -> Tensor:
+        """The part of the product's output that `b` reaches, as a view."""
+        return y if self.columns is None else y[:, self.columns]
+
+    def rescale(self, y: Tensor) -> None:
+        """Bring outputs to DoRA's magnitudes, in place; near 1 a factor itself would lose digits in bf16."""
+        if self.factor is not None:
+            part = self.reached(y)
+            torch.addcmul(part, part, self.factor, out=part)
 
 
 class Working:
     """Low-rank parts in the precision of the products, copied from the fp32 masters by `refresh`."""
 
-    def __init__(self, adapter: Adapter | None, num_layers: int, dtype: torch.dtype) -> None:
+    def __init__(self, adapter: Adapter | None, weights: LlamaWeights, dtype: torch.dtype) -> None:
         self.adapter, self.dtype = adapter, dtype
-        self.first_layer = num_layers if adapter is None else adapter.first_layer
+        self.first_layer = weights.shape.num_layers if adapter is None else adapter.first_layer
+        self.lowest: tuple[int, str] | None = None
+        """The product with which the backward pass ends: nothing before it trains. None: it goes to the inputs."""
         self.pairs: list[dict[str, Pair]] = []
+        self.magnitudes: Magnitudes | None = None
         if adapter is not None:
+            self.products = products(adapter.targets, adapter.rank, weights.shape)
+            self.lowest = (adapter.first_layer, next(iter(self.products)))
             self.pairs = [
-                {name: _empty_pair(layer, names, dtype) for name, names in GROUPS.items()} for layer in adapter.layers
+                {name: _empty_pair(adapter, product, dtype) for name, product in self.products.items()}
+                for _ in adapter.layers
             ]
+            if adapter.method == "dora":
+                self.magnitudes = Magnitudes(adapter, weights)
             self.refresh()
 
     def refresh(self) -> None:
         """Copy the masters; called after every change of them."""
         if self.adapter is None:
             return
-        rank, scale = self.adapter.rank, self.adapter.scale
-        for layer, pairs in zip(self.adapter.layers, self.pairs, strict=True):
-            for name, names in GROUPS.items():
-                out_at = 0
-                for j, linear in enumerate(names):
-                    low_rank, width = layer[linear], layer[linear].b.shape[0]
-                    at = slice(j * rank, (j + 1) * rank)
-                    pairs[name].a[at] = low_rank.a
-                    pairs[name].b[out_at : out_at + width, at] = low_rank.b * scale
-                    out_at += width
+        scale = self.adapter.scale
+        for i, (layer, pairs) in enumerate(zip(self.adapter.layers, self.pairs, strict=True)):
+            for name, product in self.products.items():
+                pair = pairs[name]
+                for part in product.parts:
+                    low_rank = layer[part.name]
+                    pair.a[part.low] = low_rank.a
+                    pair.b[part.out, part.low] = low_rank.b * scale
+                if self.magnitudes is not None and pair.factor is not None:
+                    self.magnitudes.write_factor(i, name, pair.a, pair.b, pair.factor)
 
     def pair(self, layer: int, group: str) -> Pair | None:
-        """The low-rank parts of one product, or None below the first adapted layer."""
-        return self.pairs[layer - self.first_layer][group] if layer >= self.first_layer else None
+        """The low-rank parts of one product, or None where it has none."""
+        return self.pairs[layer - self.first_layer].get(group) if layer >= self.first_layer and self.pairs else None
 
 
-def _empty_pair(layer: dict[str, LowRank], names: tuple[str, ...], dtype: torch.dtype) -> Pair:
-    parts = [layer[name] for name in names]
-    rank, width_in = parts[0].a.shape
-    out = sum(part.b.shape[0] for part in parts)
-    device = parts[0].a.device
+def _empty_pair(adapter: Adapter, product: Product, dtype: torch.dtype) -> Pair:
+    device, low = adapter.masters_P.device, len(product.parts) * adapter.rank
     return Pair(
-        torch.zeros(len(names) * rank, width_in, dtype=dtype, device=device),
-        torch.zeros(out, len(names) * rank, dtype=dtype, device=device),
+        torch.zeros(low, product.width_in, dtype=dtype, device=device),
+        torch.zeros(product.width, low, dtype=dtype, device=device),
+        product.columns,
+        torch.zeros(product.width, dtype=dtype, device=device) if adapter.method == "dora" else None,
     )
 
 
@@ -89,47 +107,46 @@ def forward(
     else:
         torch.addmm(bias, x, weight.t(), out=out)
     if pair is not None and h is not None:
-        out.addmm_(torch.mm(x, pair.a.t(), out=h), pair.b.t())
+        pair.reached(out).addmm_(torch.mm(x, pair.a.t(), out=h), pair.b.t())
+        pair.rescale(out)
     return out
 
 
-def backward_input(dy: Tensor, weight: Tensor, pair: Pair, out: Tensor, g: Tensor) -> Tensor:
-    """The gradient of the input into `out`; `g` receives dy B, which the gradient of A needs too."""
-    torch.mm(dy, weight, out=out)
-    return out.addmm_(torch.mm(dy, pair.b, out=g), pair.a)
+class LowRankGradients(Gradients):
+    """Gradients of A and B, and of DoRA's magnitudes."""
 
-
-class Gradients:
-    """One worker's gradients of the masters, in the masters' order, fp32."""
-
-    def __init__(self, adapter: Adapter, buffers: Buffers) -> None:
+    def __init__(self, adapter: Adapter, shape: LlamaShape, buffers: Buffers) -> None:
+        super().__init__(adapter.masters_P)
         self.adapter, self.buffers = adapter, buffers
-        self.flat_P = torch.zeros_like(adapter.masters_P)
-        base = adapter.masters_P.data_ptr()
+        self.products = products(adapter.targets, adapter.rank, shape)
         self.views = [
-            {
-                name: tuple(self._view(master, base) for master in (low_rank.a, low_rank.b))
-                for name, low_rank in layer.items()
-            }
+            {name: (self.view(low_rank.a), self.view(low_rank.b)) for name, low_rank in layer.items()}
             for layer in adapter.layers
         ]
 
-    def _view(self, master: Tensor, base: int) -> Tensor:
-        """The place of a master's gradient: where the master lies in its own buffer."""
-        at = (master.data_ptr() - base) // master.element_size()
-        return self.flat_P[at : at + master.numel()].view(master.shape)
-
-    def linear(self, layer: int, group: str, x: Tensor, dy: Tensor, low: tuple[Tensor, Tensor]) -> None:
-        """DA = (dy B)' x and dB = scale dy' (x A'), the latter on the diagonal blocks; `low` is (x A', dy B)."""
+    def linear(self, layer: int, group: str, x: Tensor, dy: Tensor, low: tuple[Tensor, Tensor] | None) -> None:
+        """DA = (dy B)' x and dB = scale dy' (x A'), the latter on the diagonal blocks."""
+        if low is None:
+            return
         h, g = low
-        rank, scale = self.adapter.rank, self.adapter.scale
-        views = self.views[layer - self.adapter.first_layer]
+        product, views = self.products[group], self.views[layer - self.adapter.first_layer]
+        if product.columns is not None:
+            dy = dy[:, product.columns]
         da = torch.mm(g.t(), x, out=self.buffers.take("da", g.shape[1], x.shape[1], dtype=x.dtype))
         db = torch.mm(h.t(), dy, out=self.buffers.take("db", h.shape[1], dy.shape[1], dtype=x.dtype))
-        out_at = 0
-        for j, name in enumerate(GROUPS[group]):
-            grad_a, grad_b = views[name]
-            at = slice(j * rank, (j + 1) * rank)
-            grad_a.add_(da[at])
-            grad_b.add_(db[at, out_at : out_at + grad_b.shape[0]].t(), alpha=scale)
-            out_at += grad_b.shape[0]
+        for part in product.parts:
+            grad_a, grad_b = views[part.name]
+            grad_a.add_(da[part.low])
+            grad_b.add_(db[part.low, part.out].t(), alpha=self.adapter.scale)
+
+    def magnitude(self, layer: int, group: str, dy: Tensor, y: Tensor) -> None:
+        """Dm = sum over tokens of dy y / m, as y is m times a vector that m does not change."""
+        product, low_ranks = self.products[group], self.adapter.layers[layer - self.adapter.first_layer]
+        if product.columns is not None:
+            dy, y = dy[:, product.columns], y[:, product.columns]
+        held = self.buffers.take("dm", *dy.shape, dtype=torch.float32)
+        summed = held.copy_(dy).mul_(y).sum(0)
+        for part in product.parts:
+            magnitude = low_ranks[part.name].magnitude
+            assert magnitude is not None, "only DoRA keeps the outputs"
+            self.view(magnitude).add_(summed[part.out] / magnitude)

@@ -86,7 +86,20 @@ class ModuleBackend:
             ModelError: it does not fit the base.
         """
         if isinstance(wanted, AdapterSpec):
-            adapter = self._inject(wanted, self._linear_paths(wanted.first_layer))
+            if wanted.method in ("dora", "full"):
+                raise ModelError(
+                    f"method {wanted.method!r} needs the compact block, but this base is computed by transformers' own "
+                    f"modules ({self.why}). Set tune.method to 'lora' or 'rslora', or choose another base."
+                )
+            paths = self._linear_paths(wanted.first_layer)
+            if wanted.targets:
+                paths = [path for path in paths if path.rpartition(".")[2] in wanted.targets]
+            if not paths:
+                raise ModelError(
+                    f"adapter: this base has no linear layer called {' or '.join(wanted.targets)}; it has "
+                    f"{', '.join(_last_names(self._linear_paths(0)))}. Change tune.targets."
+                )
+            adapter = self._inject(wanted, paths)
             _draw(adapter, seed)
             return adapter
         return self._read(wanted)
@@ -103,7 +116,8 @@ class ModuleBackend:
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": base_name,
             "r": adapter.rank,
-            "lora_alpha": adapter.scale * adapter.rank,
+            "lora_alpha": adapter.alpha,
+            "use_rslora": adapter.method == "rslora",
             "lora_dropout": 0.0,
             "bias": "none",
             "inference_mode": True,
@@ -112,9 +126,9 @@ class ModuleBackend:
         }
         return tensors, config
 
-    def trainee(self, adapter: Adapter | None) -> ModuleTrainee:
+    def trainee(self, trained: Adapter | None) -> ModuleTrainee:
         """One worker through autograd; all cores work inside its operators."""
-        return ModuleTrainee(self.module, adapter, vocab=self.shape.vocab)
+        return ModuleTrainee(self.module, trained, vocab=self.shape.vocab)
 
     def rows(self, adapter: Adapter | None, *, max_batch: int, max_tokens_total: int) -> ModuleRows:  # noqa: ARG002  # the decoder bounds the batch
         """Rows in transformers' own cache; the adapter is inside the module."""
@@ -153,16 +167,21 @@ class ModuleBackend:
                 f"below {self.shape.num_layers}, the layers of this base."
             )
         config = LoraConfig(
-            r=spec.rank, lora_alpha=spec.alpha, target_modules=list(paths), fan_in_fan_out=self._is_transposed()
-        )
+            r=spec.rank, lora_alpha=spec.alpha, target_modules=list(paths), fan_in_fan_out=self._is_transposed(),
+            use_rslora=spec.method == "rslora",
+        )  # fmt: skip
         inject_adapter_in_model(config, self.module)
         self.module.requires_grad_(False)
-        adapter = ModuleAdapter(rank=spec.rank, scale=spec.alpha / spec.rank, first_layer=spec.first_layer)
+        adapter = ModuleAdapter(
+            rank=spec.rank, scale=spec.scale, first_layer=spec.first_layer, method=spec.method, alpha=spec.alpha,
+            targets=tuple(_last_names(paths)),
+        )  # fmt: skip
         adapter.layers = [{} for _ in range(self.shape.num_layers - spec.first_layer)]
         parts = {path: self.module.get_submodule(path) for path in paths}
         # getattr: PEFT names the two matrices alike, as attributes of the layer.
         sizes = [getattr(part, side)[INJECTED].weight.shape for part in parts.values() for side in ("lora_A", "lora_B")]
         adapter.masters_P = torch.zeros(sum(math.prod(size) for size in sizes), device=self.device)
+        adapter.num_decayed = adapter.masters_P.numel()
         at = 0
         for path, part in parts.items():
             views = []
@@ -190,16 +209,22 @@ class ModuleBackend:
                 "adapter_model.safetensors."
             ) from err
         refuse_other_forms({**config, "fan_in_fan_out": False}, config_path)
+        if config.get("use_dora"):
+            raise ModelError(
+                f"{config_path}: use_dora is true, which needs the compact block, but this base is computed by "
+                f"transformers' own modules ({self.why}). Choose another base, or an adapter without it."
+            )
         suffix = ".lora_A.weight"
         named = {name.removeprefix(PEFT_PREFIX).removesuffix(suffix) for name in tensors if name.endswith(suffix)}
         paths = [path for path in self._linear_paths(0) if path in named]
         foreign = sorted(named - set(paths))
         if foreign or not paths:
             raise ModelError(f"{tensor_path}: {(foreign or ['no layer'])[0]} has no place in this base.")
-        rank = int(config["r"])
-        alpha = float(config["lora_alpha"]) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
         numbers = [int(found[1]) for path in paths if (found := re.search(r"\.(\d+)\.", path))]
-        adapter = self._inject(AdapterSpec(rank=rank, alpha=alpha, first_layer=min(numbers)), paths)
+        adapter = self._inject(AdapterSpec(
+            rank=int(config["r"]), alpha=float(config["lora_alpha"]), first_layer=min(numbers),
+            method="rslora" if config.get("use_rslora") else "lora",
+        ), paths)  # fmt: skip
         for path, low_rank in adapter.paths.items():
             for side, master in (("A", low_rank.a), ("B", low_rank.b)):
                 found = tensors.get(f"{PEFT_PREFIX}{path}.lora_{side}.weight")
@@ -212,6 +237,11 @@ class ModuleBackend:
         return adapter
 
 
+def _last_names(paths: Sequence[str]) -> list[str]:
+    """The names of layers within their blocks, each once."""
+    return sorted({path.rpartition(".")[2] for path in paths})
+
+
 def _draw(adapter: ModuleAdapter, seed: int) -> None:
     """A uniform in +-1/sqrt(in), as PEFT draws it, B zero."""
     rng = generator(seed, "adapter")
@@ -222,7 +252,7 @@ def _draw(adapter: ModuleAdapter, seed: int) -> None:
 
 def _targets(paths: list[str], linear: list[str]) -> list[str]:
     """PEFT's `target_modules`: last names where they name exactly these layers, full paths otherwise."""
-    names = sorted({path.rpartition(".")[2] for path in paths})
+    names = _last_names(paths)
     meant = [path for path in linear if path.rpartition(".")[2] in names]
     return names if len(meant) == len(paths) else sorted(paths)
 

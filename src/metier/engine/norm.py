@@ -30,11 +30,14 @@ def rms_norm_backward(
     buffers: Buffers,
     *,
     name: str,
+    grad_D: Tensor | None = None,
 ) -> Tensor:
-    """Add the gradient through the norm to `dx_ND`, in place; the norm's own weight is frozen."""
+    """Add the gradient through the norm to `dx_ND`, in place, and that of the norm's own weight to `grad_D`."""
     inverse = buffers.take(f"{name}.inv", *x_ND.shape[:-1], 1, dtype=torch.float32)
     d = buffers.take("norm", *x_ND.shape, dtype=torch.float32).copy_(dnormed_ND)
     product = buffers.take("norm_product", *x_ND.shape, dtype=torch.float32)
+    if grad_D is not None:
+        grad_D.add_(torch.mul(d, x_ND, out=product).mul_(inverse).sum(0))
     d.mul_(weight_D.float())
     pull = torch.mul(d, x_ND, out=product).sum(-1, keepdim=True)
     pull.mul_(inverse.pow(3)).div_(x_ND.shape[-1])

@@ -1,8 +1,10 @@
 """Adapters in PEFT's file format, in and out, and new ones as PEFT would start them.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`; tensor names are
-`base_model.model.model.layers.<i>.<self_attn|mlp>.<linear>.lora_<A|B>.weight`, fp32.
-DoRA, per-layer ranks, biases and saved modules are refused, never dropped.
+`base_model.model.model.layers.<i>.<self_attn|mlp>.<linear>.lora_<A|B>.weight`, under DoRA also
+`...<linear>.lora_magnitude_vector`, fp32. The metadata of the file names the base it was tuned on, which
+PEFT passes over. Per-layer ranks, biases, saved modules and whatever else would be another function are
+refused, never dropped.
 """
 
 from __future__ import annotations
@@ -14,70 +16,59 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from metier.core.errors import ModelError
-from metier.core.folders import storage_error, write_bytes, write_json
+from metier.core.folders import storage_error, write_json, write_pieces
 from metier.core.seeds import generator
 from metier.engine.handle import AdapterSpec, Handle
-from metier.engine.weights import LINEAR_NAMES, Adapter, LlamaShape, LowRank
+from metier.engine.model_bytes import file_bytes
+from metier.engine.products import GROUPS
+from metier.engine.weights import LINEAR_NAMES, Adapter, LlamaShape, LowRank, linear_widths
 
-__all__ = ["export_adapter", "linear_widths", "new_adapter", "read_adapter"]
-
-# Masters of layers that share an input lie together, all A first, so that one product takes them as one view.
-MASTER_GROUPS = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-
-
-def linear_widths(shape: LlamaShape) -> dict[str, tuple[int, int]]:
-    """(in, out) of every linear layer of a block, by name."""
-    q_width, kv_width = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
-    return {
-        "q_proj": (shape.width, q_width),
-        "k_proj": (shape.width, kv_width),
-        "v_proj": (shape.width, kv_width),
-        "o_proj": (q_width, shape.width),
-        "gate_proj": (shape.width, shape.ff_width),
-        "up_proj": (shape.width, shape.ff_width),
-        "down_proj": (shape.ff_width, shape.width),
-    }
+__all__ = ["export_adapter", "new_adapter", "read_adapter", "refuse_other_base"]
 
 
 def empty_adapter(shape: LlamaShape, spec: AdapterSpec, *, device: str = "cpu") -> Adapter:
-    """An adapter of zeros: views of one fp32 buffer.
-
-    Raises:
-        ModelError: the rank or the first layer does not fit the base.
-    """
-    if not 0 <= spec.first_layer < shape.num_layers or spec.rank < 1:
-        raise ModelError(
-            f"adapter: rank {spec.rank}, first_layer {spec.first_layer}; expected a rank of 1 or more and a layer "
-            f"below {shape.num_layers}, the layers of this base."
-        )
-    widths = linear_widths(shape)
+    """An adapter of zeros: views of one fp32 buffer."""
+    widths, targets = linear_widths(shape), spec.named_targets
     num_layers = shape.num_layers - spec.first_layer
-    per_layer = sum(spec.rank * (width_in + width_out) for width_in, width_out in widths.values())
-    masters_P = torch.zeros(num_layers * per_layer, dtype=torch.float32, device=device)
+    low_rank = num_layers * sum(spec.rank * sum(widths[name]) for name in targets)
+    lengths = num_layers * sum(widths[name][1] for name in targets) if spec.method == "dora" else 0
+    masters_P = torch.zeros(low_rank + lengths, dtype=torch.float32, device=device)
     layers: list[dict[str, LowRank]] = []
     at = 0
+
+    def take(*size: int) -> Tensor:
+        nonlocal at
+        at += math.prod(size)
+        return masters_P[at - math.prod(size) : at].view(size)
+
     for _ in range(num_layers):
         a: dict[str, Tensor] = {}
         b: dict[str, Tensor] = {}
-        for group in MASTER_GROUPS:
-            for part, side in ((a, 0), (b, 1)):
-                for name in group:
-                    width = widths[name][side]
-                    view = masters_P[at : at + spec.rank * width]
-                    part[name] = view.view(spec.rank, width) if side == 0 else view.view(width, spec.rank)
-                    at += spec.rank * width
-        layers.append({name: LowRank(a=a[name], b=b[name]) for name in LINEAR_NAMES})
+        for group in GROUPS.values():
+            adapted = [name for name in group if name in targets]
+            # Masters of layers that share an input lie together, all A first.
+            a |= {name: take(spec.rank, widths[name][0]) for name in adapted}
+            b |= {name: take(widths[name][1], spec.rank) for name in adapted}
+        layers.append({name: LowRank(a=a[name], b=b[name]) for name in targets})
+    if lengths:
+        for layer in layers:
+            for name in targets:
+                layer[name].magnitude = take(widths[name][1])
     return Adapter(
         rank=spec.rank,
-        scale=spec.alpha / spec.rank,
+        scale=spec.scale,
         first_layer=spec.first_layer,
         layers=layers,
         masters_P=masters_P,
+        method=spec.method,
+        alpha=spec.alpha,
+        targets=targets,
+        num_decayed=low_rank,
     )
 
 
@@ -86,17 +77,24 @@ def new_adapter(shape: LlamaShape, spec: AdapterSpec, *, seed: int, device: str 
     adapter = empty_adapter(shape, spec, device=device)
     rng = generator(seed, "adapter")
     for layer in adapter.layers:
-        for name in LINEAR_NAMES:
-            a = layer[name].a
+        for low_rank in layer.values():
+            a = low_rank.a
             bound = 1 / math.sqrt(a.shape[1])
             a.copy_(torch.from_numpy(rng.uniform(-bound, bound, size=tuple(a.shape)).astype(np.float32)))
     return adapter
 
 
 def tensor_name(layer: int, linear: str, side: str) -> str:
-    """The name PEFT gives one matrix of an adapter; `side` is A or B."""
+    """The name PEFT gives one tensor of an adapter; `side` is A, B or magnitude."""
     block = "self_attn" if linear in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
-    return f"base_model.model.model.layers.{layer}.{block}.{linear}.lora_{side}.weight"
+    end = "lora_magnitude_vector" if side == "magnitude" else f"lora_{side}.weight"
+    return f"base_model.model.model.layers.{layer}.{block}.{linear}.{end}"
+
+
+def _sides(low_rank: LowRank) -> dict[str, Tensor]:
+    """The tensors of one adapted layer, by side."""
+    sides = {"A": low_rank.a, "B": low_rank.b}
+    return sides if low_rank.magnitude is None else {**sides, "magnitude": low_rank.magnitude}
 
 
 def export_adapter(handle: Handle, adapter_dir: Path) -> Path:
@@ -112,8 +110,7 @@ def export_adapter(handle: Handle, adapter_dir: Path) -> Path:
         adapter_dir.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise storage_error(adapter_dir, err) from err
-    # Not safetensors' own save_file: on a full disk that raises an error of its own, which is no OSError.
-    write_bytes(adapter_dir / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_pieces(adapter_dir / "adapter_model.safetensors", file_bytes(tensors, base_sha256=handle.base_sha256))
     write_json(adapter_dir / "adapter_config.json", config)
     return adapter_dir
 
@@ -123,10 +120,8 @@ def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:
     tensors = {}
     for offset, layer in enumerate(adapter.layers):
         for name, low_rank in layer.items():
-            at = adapter.first_layer + offset
-            # clone: views of one buffer, which safetensors refuses to write
-            tensors[tensor_name(at, name, "A")] = low_rank.a.detach().cpu().clone()
-            tensors[tensor_name(at, name, "B")] = low_rank.b.detach().cpu().clone()
+            for side, master in _sides(low_rank).items():
+                tensors[tensor_name(adapter.first_layer + offset, name, side)] = master
     return tensors
 
 
@@ -138,22 +133,38 @@ def peft_config(adapter: Adapter, shape: LlamaShape, *, base_name: str) -> dict[
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": adapter.rank,
-        "lora_alpha": adapter.scale * adapter.rank,
+        "lora_alpha": adapter.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "use_rslora": False,
-        "use_dora": False,
+        "use_rslora": adapter.method == "rslora",
+        "use_dora": adapter.method == "dora",
         "modules_to_save": None,
-        "target_modules": list(LINEAR_NAMES),
+        "target_modules": list(adapter.targets),
         # None means every layer; the list is written only where layers are left out.
         "layers_to_transform": adapted if adapter.first_layer else None,
         "layers_pattern": None,
         "rank_pattern": {},
         "alpha_pattern": {},
     }
+
+
+def refuse_other_base(adapter_dir: Path, base_sha256: str) -> None:
+    """Refuse an adapter whose file names another base than the one it was loaded onto.
+
+    Raises:
+        ModelError: it does.
+    """
+    tensor_path = adapter_dir / "adapter_model.safetensors"
+    with safe_open(str(tensor_path), framework="pt") as file:
+        tuned_on = (file.metadata() or {}).get("base_sha256", "")
+    if tuned_on and tuned_on != base_sha256:
+        raise ModelError(
+            f"{tensor_path}: tuned on base {tuned_on[:12]}, but this base is {base_sha256[:12]}; its outputs would be "
+            "of no model that was ever measured. Load it onto its own base, or tune again."
+        )
 
 
 def read_adapter(adapter_dir: Path, shape: LlamaShape, *, device: str = "cpu") -> Adapter:
@@ -169,49 +180,82 @@ def read_adapter(adapter_dir: Path, shape: LlamaShape, *, device: str = "cpu") -
     except (OSError, ValueError, SafetensorError) as err:
         raise ModelError(
             f"{adapter_dir}: not readable as an adapter ({err}); expected PEFT's adapter_config.json and "
-            "adapter_model.safetensors."
+            "adapter_model.safetensors, both whole. Restore them from a copy, or delete the folder and tune again."
         ) from err
     refuse_other_forms(config, config_path)
-    layers = sorted({int(name.split(".layers.")[1].split(".")[0]) for name in tensors if ".layers." in name})
-    first_layer = layers[0] if layers else 0
-    rank = int(config["r"])
-    alpha = float(config["lora_alpha"]) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)
-    spec = AdapterSpec(rank=rank, alpha=alpha, first_layer=first_layer)
-    adapter = empty_adapter(shape, spec, device=device)
-    for offset, layer in enumerate(adapter.layers):
+    adapter = empty_adapter(shape, _spec_of(config, tensors, shape, tensor_path), device=device)
+    _fill(adapter, tensors, shape, tensor_path)
+    return adapter
+
+
+def _spec_of(
+    config: dict[str, Any], tensors: dict[str, Tensor], shape: LlamaShape, tensor_path: Path
+) -> AdapterSpec:  # Any: JSON values
+    """The form of an adapter, from its config and the names of its tensors."""
+    found = [name.split(".") for name in tensors if ".layers." in name and ".lora_A." in name]
+    layers = sorted({int(parts[parts.index("layers") + 1]) for parts in found})
+    targets = {parts[parts.index("lora_A") - 1] for parts in found} & set(LINEAR_NAMES)
+    if not layers or layers[0] >= shape.num_layers or not targets:
+        raise ModelError(f"{tensor_path}: no adapted layer that this base has. Is it another's adapter?")
+    return AdapterSpec(
+        rank=int(config["r"]),
+        alpha=float(config["lora_alpha"]),
+        first_layer=layers[0],
+        method="dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora",
+        targets=tuple(name for name in LINEAR_NAMES if name in targets),
+    )
+
+
+def _fill(adapter: Adapter, tensors: dict[str, Tensor], shape: LlamaShape, tensor_path: Path) -> None:
+    """Copy the tensors of a file to their places; every place and every tensor must have its other."""
+    for at, layer in enumerate(adapter.layers, start=adapter.first_layer):
         for name, low_rank in layer.items():
-            for side, master in (("A", low_rank.a), ("B", low_rank.b)):
-                key = tensor_name(first_layer + offset, name, side)
+            for side, master in _sides(low_rank).items():
+                key = tensor_name(at, name, side)
                 found = tensors.pop(key, None)
                 if found is None or found.shape != master.shape:
                     is_what = "is missing" if found is None else f"has shape {tuple(found.shape)}"
                     raise ModelError(
-                        f"{tensor_path}: {key} {is_what}; expected {tuple(master.shape)}. All seven linear layers of "
-                        f"layers {first_layer} to {shape.num_layers - 1} must be adapted."
+                        f"{tensor_path}: {key} {is_what}; expected {tuple(master.shape)}. Layers "
+                        f"{adapter.first_layer} to {shape.num_layers - 1} must be adapted alike, in "
+                        f"{', '.join(adapter.targets)}. Is it another base's adapter?"
                     )
                 master.copy_(found)
     if tensors:
         raise ModelError(f"{tensor_path}: {sorted(tensors)[0]} has no place in this base. Is it another's adapter?")
-    return adapter
+
+
+PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "bias": ("none",),
+    "modules_to_save": (None, []),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "fan_in_fan_out": (None, False),
+    "lora_bias": (None, False),
+    "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "layer_replication": (None, []),
+    "use_qalora": (None, False),
+    "use_bdlora": (None, False),
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+    # Other starts (PiSSA, OLoRA, CorDA, LoftQ) also change the base's weights.
+    "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva"),
+}
+"""Settings of PEFT under which LoRA, rsLoRA and DoRA are the functions computed here."""  # Any: JSON values
 
 
 def refuse_other_forms(config: dict[str, Any], config_path: Path) -> None:  # Any: JSON values
     """Raise `ModelError` for adapter forms that would be computed wrongly here."""
-    plain: dict[str, tuple[Any, ...]] = {
-        "peft_type": ("LORA",),
-        "bias": ("none",),
-        "use_dora": (None, False),
-        "modules_to_save": (None, []),
-        "rank_pattern": (None, {}),
-        "alpha_pattern": (None, {}),
-        "fan_in_fan_out": (None, False),
-        "lora_bias": (None, False),
-        "trainable_token_indices": (None, [], {}),
-        "target_parameters": (None, []),
-    }
-    for key, accepted in plain.items():
+    for key, accepted in PLAIN.items():
         if config.get(key, accepted[0]) not in accepted:
             raise ModelError(
-                f"{config_path}: {key} is {config[key]!r}; this version computes plain LoRA on linear layers "
-                f"({key} = {accepted[0]!r})."
+                f"{config_path}: {key} is {config[key]!r}; this version computes plain LoRA, rsLoRA and DoRA on linear "
+                f"layers ({key} = {accepted[0]!r})."
             )
+    if config.get("use_dora") and config.get("use_rslora"):
+        raise ModelError(f"{config_path}: use_dora and use_rslora are both true; this version computes one of them.")

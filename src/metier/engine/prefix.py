@@ -20,7 +20,7 @@ import torch
 
 from metier.engine.attention import Past
 from metier.engine.batch import Batch, MicroBatch, prefix_batch
-from metier.engine.lowrank import Gradients
+from metier.engine.gradients import Gradients
 
 if TYPE_CHECKING:
     from metier.engine.llama import Stack

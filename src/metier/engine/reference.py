@@ -28,9 +28,8 @@ from metier.engine.families import read_config, read_shape
 from metier.engine.handle import Handle
 from metier.engine.llama import Stack
 from metier.engine.lowrank import Working
-from metier.engine.peft_files import linear_widths
 from metier.engine.weight_files import read_weights, weight_paths
-from metier.engine.weights import LlamaShape, LlamaWeights
+from metier.engine.weights import LlamaShape, LlamaWeights, linear_widths
 from metier.models import cache_dir
 
 __all__ = ["Checked", "check_compact", "verify_against_reference"]
@@ -169,7 +168,7 @@ def _difference(base_dir: Path, peer_dir: Path, *, num_layers: int) -> float:
 def _compact_logp(weights: LlamaWeights, rows: list[_Row]) -> list[Tensor]:
     """Log-probability of every token after the first of each row, by the compact block."""
     batch = make_batch(rows)
-    stack = Stack(weights, torch.float32, Working(None, weights.shape.num_layers, torch.float32))
+    stack = Stack(weights, torch.float32, Working(None, weights, torch.float32))
     micro = micro_batch(batch, range(len(rows)))
     logp_T = torch.zeros(batch.num_tokens)
     logp_T[micro.place_P] = -stack.score(micro)

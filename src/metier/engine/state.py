@@ -25,7 +25,7 @@ from metier.engine.loop import Trainer, trainer_of
 
 __all__ = ["drop_state", "find_state", "load_state", "save_state", "state_names"]
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 def save_state(handle: Handle, state_dir: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -143,10 +143,9 @@ def _load(trainer: Trainer, state_dir: Path) -> dict[str, Any]:  # Any: JSON val
 def _identity(trainer: Trainer) -> dict[str, Any]:  # Any: JSON values
     """What must be equal for a resumed run to be the same run."""
     handle = trainer.handle
-    adapter = handle.adapter
     return {
         "base_sha256": handle.base_sha256,
-        "adapter": None if adapter is None else [adapter.rank, adapter.scale, adapter.first_layer],
+        "adapter": handle.require_trained("save_state").form,
         "dtype": str(handle.dtype).removeprefix("torch."),
         "threads": handle.threads,
     }

@@ -153,7 +153,7 @@ def _identity(handle: Handle) -> dict[str, str | int]:
     return {
         "version": TRUNK_VERSION,
         "base": handle.base_sha256,
-        "layer": handle.require_adapter("trunk cache").first_layer,
+        "layer": handle.require_trained("trunk cache").first_layer,
         "dtype": str(handle.dtype),
         # Another build or kind of core rounds its products otherwise.
         "torch": torch.__version__,

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from metier.core.tune_config import LINEAR_NAMES, Method
 from metier.engine.rotary import RopeScaling
 
-__all__ = ["LINEAR_NAMES", "Adapter", "LayerWeights", "LlamaShape", "LlamaWeights", "LowRank"]
-
-LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""The linear layers of one block, in the order of use; adapters are named after them."""
+__all__ = ["LINEAR_NAMES", "Adapter", "LayerWeights", "LlamaShape", "LlamaWeights", "LowRank", "linear_widths"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +43,20 @@ class LlamaShape:
     """Of gate, up and down."""
     has_head_norm: bool = False
     """Whether every head's queries and keys are normed before they are rotated (Qwen3)."""
+
+
+def linear_widths(shape: LlamaShape) -> dict[str, tuple[int, int]]:
+    """(in, out) of every linear layer of a block, by name."""
+    q_width, kv_width = shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
+    return {
+        "q_proj": (shape.width, q_width),
+        "k_proj": (shape.width, kv_width),
+        "v_proj": (shape.width, kv_width),
+        "o_proj": (q_width, shape.width),
+        "gate_proj": (shape.width, shape.ff_width),
+        "up_proj": (shape.width, shape.ff_width),
+        "down_proj": (shape.ff_width, shape.width),
+    }
 
 
 @dataclass(slots=True)
@@ -81,23 +93,36 @@ class LlamaWeights:
 
 @dataclass(slots=True)
 class LowRank:
-    """One adapted linear layer: y = x W' + scale (x A') B'."""
+    """One adapted linear layer: y = x W' + scale (x A') B', under DoRA each output brought to its magnitude."""
 
     a: Tensor
     """(R, in), fp32 master."""
     b: Tensor
     """(out, R), fp32 master."""
+    magnitude: Tensor | None = None
+    """(out,), fp32 master; of DoRA alone."""
 
 
 @dataclass(slots=True)
 class Adapter:
-    """LoRA on all linear layers of the top layers; layers below `first_layer` carry none."""
+    """Low-rank parts on linear layers of the top layers; layers below `first_layer` carry none."""
 
     rank: int
     scale: float
-    """alpha / rank."""
+    """alpha / rank, under rsLoRA alpha / sqrt(rank)."""
     first_layer: int
     layers: list[dict[str, LowRank]] = field(default_factory=list)
-    """One dict per adapted layer, from `first_layer` up, keyed by LINEAR_NAMES."""
+    """One dict per adapted layer, from `first_layer` up, keyed by the `targets`."""
     masters_P: Tensor = field(default_factory=lambda: torch.empty(0))
-    """All masters in one fp32 buffer; every `a` and `b` is a view of it, so one step updates all."""
+    """All masters in one fp32 buffer; every `a`, `b` and `magnitude` is a view of it, so one step updates all."""
+    method: Method = "lora"
+    alpha: float = 0.0
+    targets: tuple[str, ...] = LINEAR_NAMES
+    """The adapted linear layers, in the order of LINEAR_NAMES."""
+    num_decayed: int = 0
+    """Masters that weight decay pulls to zero: all but DoRA's magnitudes, which stand last."""
+
+    @property
+    def form(self) -> list[object]:
+        """What two adapters of one form have in common, as JSON values."""
+        return [self.method, self.rank, self.scale, self.first_layer, list(self.targets)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,8 +129,8 @@ def _retrieved(session: Session, parts: Parts, rendered: Rendered) -> float:
 
 def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds:
     """Time loading, prefill, decoding in a batch and alone, and training steps; some ten seconds on two cores."""
-    from metier.engine import AdapterSpec, close, load
-    from metier.tune import measure_speed, runtime_gib
+    from metier.engine import close, load
+    from metier.tune import measure_speed, runtime_gib, trained_form
 
     config = session.config.tune
     runtime = runtime_gib()
@@ -138,7 +138,7 @@ def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds
     handle = session.handle
     load_s = time.perf_counter() - started
     decoding = _decoding(session, parts, rendered)
-    spec = AdapterSpec(rank=config.rank, alpha=config.alpha)
+    spec = trained_form(replace(config, depth=0), num_layers=handle.shape.num_layers)
     trainee = load(session.base, adapter=spec, dtype="bf16" if session.dtype_name == "bf16" else "fp32")
     try:
         tune_speed = measure_speed(trainee, rendered.train, config, runtime_gib=runtime)

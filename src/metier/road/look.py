@@ -235,8 +235,8 @@ def _fingerprint_control(ran: Sequence[FittedTrial], scored: Sequence[ArmScores]
             differing.append(sum(ours != theirs for ours, theirs in pairs))
             if not differing[-1]:
                 raise ModelError(
-                    f"arm {tuned!r} gives the base's replies on all {len(texts[tuned])} hold-out rows: the adapter "
-                    "is not in use or changes nothing. Nothing was decided; check the adapter with `metier verify`."
+                    f"arm {tuned!r} gives the base's replies on all {len(texts[tuned])} hold-out rows: what was "
+                    "tuned is not in use or changes nothing. Nothing was decided; check it with `metier verify`."
                 )
     num_rows = len(texts[tuned])
     return (

@@ -48,7 +48,7 @@ class Plan:
     passes: float
     """How often every train row is seen."""
     depth: int
-    """Top layers adapted."""
+    """Top layers that train."""
     num_train_rows: int
     """Train rows used."""
     few_shot_k: tuple[int, ...]
@@ -210,7 +210,7 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
     if choice.passes < wanted.passes:
         sentences.append(f"{_passes(choice.passes)} over the train rows instead of {wanted.passes:g}.")
     if choice.depth < wanted.depth:
-        sentences.append(f"Adapters on the top {choice.depth} of {num_layers} layers.")
+        sentences.append(f"Only the top {choice.depth} of {num_layers} layers are tuned.")
     if choice.num_rows < wanted.num_rows:
         sentences.append(f"{choice.num_rows} of {wanted.num_rows} train rows, drawn at random.")
     return tuple(sentences)

@@ -170,17 +170,17 @@ class Session:
         """Precision the base was loaded in: bf16 or fp32."""
         return {"torch.bfloat16": "bf16", "torch.float32": "fp32"}[str(self.handle.dtype)]
 
-    def tuned_handle(self, adapter_dir: Path) -> Handle:
-        """The base with an adapter; the base weights are shared.
+    def tuned_handle(self, tuned_dir: Path) -> Handle:
+        """The base with an adapter, or a model whose weights were all tuned.
 
         Raises:
-            ModelError: the adapter was trained on another base or changes nothing.
+            ModelError: what is in the folder was tuned from another base, or changes nothing.
         """
-        from metier.engine import load
+        from metier.engine import load_tuned
 
-        handle = load(self.base, adapter=adapter_dir, seed=self.config.project.seed, dtype=self.wanted_dtype)
+        handle = load_tuned(self.base, tuned_dir, base_sha256=self.handle.base_sha256, dtype=self.wanted_dtype)
         if handle.fingerprint == self.handle.fingerprint:
-            raise ModelError(f"{adapter_dir}: the tuned model has its base's fingerprint; the adapter is not loaded.")
+            raise ModelError(f"{tuned_dir}: the tuned model has its base's fingerprint; what was tuned is not loaded.")
         return handle
 
     def replier(self, handle: Handle, golds: Sequence[RenderedRow]) -> Replier:

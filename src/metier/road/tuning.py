@@ -110,7 +110,8 @@ class Tuning:
         from metier.tune import tune_pairs
 
         session, config = self.session, self._config
-        sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / "adapter", self.rendered)
+        earlier = read_json(self.sft_stage.dir / "facts.json")
+        sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / earlier["tuned_dir"], self.rendered)
         pairs = rendered_pairs(session, self.parts, sft)
         seed = derived_seed(session.config.project.seed, "tune")
 
@@ -124,7 +125,6 @@ class Tuning:
                 seed=seed,
                 options=replace(self._options(stage_dir), start=sft.adapter_dir),
             )
-            earlier = read_json(self.sft_stage.dir / "facts.json")
             counts = {"pairs": dict(pairs.counts), "sft_seconds": earlier["seconds"]}
             write_json(stage_dir / "facts.json", {**self._facts(result), **counts})
 
@@ -176,6 +176,7 @@ class Tuning:
             "row_ids": [row.row_id for row in self.rendered.train],
             "max_reply_tokens": max_reply_tokens(self.rendered.golds),
             "dev_curve": [{"step": step, "dev_loss_nats": loss} for step, loss in result.dev_curve],
+            "tuned_dir": result.adapter_dir.name,
             "best_step": result.best_step,
             "num_steps": result.num_steps,
             "last_step": result.last_step,
@@ -199,8 +200,8 @@ class Tuning:
 
     @property
     def adapter_dir(self) -> Path:
-        """The PEFT folder of the kept checkpoint."""
-        return self.stage.dir / RUN_NAME / "adapter"
+        """The folder of the kept checkpoint: PEFT files, or a whole model under method full."""
+        return self.stage.dir / RUN_NAME / str(self.facts["tuned_dir"])
 
     @property
     def minutes(self) -> float:
@@ -262,10 +263,11 @@ class Tuning:
 
     def register(self, parts: Parts) -> dict[str, Any]:  # Any: JSON values
         """Register the adapter as a release candidate; returns its identity for the report."""
+        from metier.engine import tuned_file
         from metier.ledger import ModelIdentity, record_training, register_model
 
         session, base = self.session, self.session.base
-        adapter_sha = file_sha256(self.adapter_dir / "adapter_model.safetensors")
+        adapter_sha = file_sha256(tuned_file(self.adapter_dir))
         config = {**asdict(session.config.tune), "passes": self.plan.passes, "depth": self.plan.depth}
         seed = derived_seed(session.config.project.seed, "tune")
         identity = ModelIdentity(

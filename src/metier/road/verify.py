@@ -341,7 +341,8 @@ def _base_of(session: Session, report: Report) -> BaseModel:
 
 
 def _model_problems(session: Session, report: Report) -> list[str]:
-    """Base, template, tokenizer and adapter against the identity in report and ledger."""
+    """Base, template, tokenizer and tuned weights against the identity in report and ledger."""
+    from metier.engine import tuned_file
     from metier.ledger import find_model
 
     model, base = report.model, _base_of(session, report)
@@ -353,9 +354,9 @@ def _model_problems(session: Session, report: Report) -> list[str]:
     ):
         if found != model[name]:
             problems.append(f"{name} is {found[:12]}; the report holds {model[name][:12]}.")
-    adapter_path = session.project_dir / model["adapter_path"] / "adapter_model.safetensors"
+    adapter_path = tuned_file(session.project_dir / model["adapter_path"])
     if not adapter_path.exists():
-        problems.append(f"{adapter_path}: missing; expected the adapter that was judged.")
+        problems.append(f"{adapter_path}: missing; expected the tuned weights that were judged.")
     elif (found := file_sha256(adapter_path)) != model["adapter_sha256"]:
         problems.append(f"{adapter_path}: SHA-256 {found[:12]}; the report holds {model['adapter_sha256'][:12]}.")
     identity = find_model(session.ledger, model["id"]).identity

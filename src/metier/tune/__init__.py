@@ -3,6 +3,7 @@
 from metier.tune.cost_table import cost_rows, table_text
 from metier.tune.dpo import pair_tokens, tune_pairs
 from metier.tune.estimate import Speed, TuneEstimate, estimate, estimate_pairs, measure_speed
+from metier.tune.form import trained_form
 from metier.tune.memory import Machine, MemoryParts, available_gib, peak_memory, runtime_gib
 from metier.tune.rehearsing import Prompts, Rehearsal, rehearse
 from metier.tune.result import Options, Progress, TuneResult
@@ -35,6 +36,7 @@ __all__ = [
     "runtime_gib",
     "servability",
     "table_text",
+    "trained_form",
     "tune",
     "tune_pairs",
 ]

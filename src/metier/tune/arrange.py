@@ -79,7 +79,7 @@ def arrange(
     checkpointing = _checkpointing(handle, config, micro_tokens=micro_tokens, workers=workers)
     form = replace(form, layout=layout.name, checkpointing=checkpointing.name == "on")  # type: ignore[arg-type]  # packed or padded
     trainer.verbs.submit(trainer.take_form, form).result()
-    first_layer = handle.require_adapter("tune").first_layer
+    first_layer = handle.require_trained("tune").first_layer
     execution = Execution(
         block=Choice(name=handle.backend.name, reason=handle.backend.why),
         product_dtype=_dtype(handle, config),
@@ -134,7 +134,7 @@ def _trunk(
     before: Execution | None,
 ) -> tuple[Trunk | None, int, Choice]:
     """The stored states, the bytes they need, and why."""
-    first_layer, limit = handle.require_adapter("tune").first_layer, config.trunk_gib * 2**30
+    first_layer, limit = handle.require_trained("tune").first_layer, config.trunk_gib * 2**30
     if not first_layer:
         return None, 0, Choice(name="none", reason="all layers are adapted")
     if not trainer_of(handle).trainee.takes_forms:

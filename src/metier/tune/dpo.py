@@ -77,7 +77,7 @@ def tune_pairs(
     settings = config.dpo or DpoConfig()
     held = {example[0].row_id for example in kept}
     return run_objective(
-        Preference(kept, kept_dev, settings, method=config.method),
+        Preference(kept, kept_dev, settings, method=config.method, rank=config.rank),
         replace(config, dpo=settings, passes=settings.passes, lr=settings.lr),
         base=base,
         out_dir=out_dir,
@@ -107,14 +107,14 @@ class Rewards(NamedTuple):
 class Preference:
     """The objective: the loss of pairs, their reference and their rewards."""
 
-    def __init__(self, train: Examples, dev: Examples, settings: DpoConfig, *, method: str) -> None:
-        self.train, self.dev, self.settings, self.method = train, dev, settings, method
+    def __init__(self, train: Examples, dev: Examples, settings: DpoConfig, *, method: str, rank: int = 1) -> None:
+        self.train, self.dev, self.settings, self.method, self.rank = train, dev, settings, method, rank
         self.dev_batch = make_batch([row for example in dev for row in example])
         self.reference_R = {"train": torch.empty(0), "dev": torch.empty(0)}
 
     def default_lr(self, width: int, *, num_steps: int) -> float:
         """A tenth of the learning rate of sft."""
-        return LR_RATIO * default_lr(width, method=self.method, num_steps=num_steps)
+        return LR_RATIO * default_lr(width, method=self.method, num_steps=num_steps, rank=self.rank)
 
     def prepare(self, handle: Handle, out_dir: Path, *, resumed: bool) -> None:
         """The reference: log-probability of every reply under the weights of the start, stored in the run's folder.

@@ -20,9 +20,8 @@ from metier.core.errors import DataError
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
 from metier.engine.loop import trainer_of
-from metier.engine.peft_files import linear_widths
 from metier.engine.weight_files import weight_paths
-from metier.engine.weights import LlamaShape
+from metier.engine.weights import LlamaShape, linear_widths
 from metier.tune.memory import Machine, MemoryParts, peak_memory, stored_bytes
 from metier.tune.schedule import DEFAULT_PASSES, step_tokens_of
 from metier.tune.steps_ahead import Lengths, look_ahead
@@ -219,11 +218,11 @@ def measure_speed(
     train_s = sum(stats.seconds for stats in warm) / len(warm)
     lengths = [len(row.tokens) for row in normal]
     one = look_ahead(lengths, [], config=_whole(config), threads=handle.threads)
-    adapter = handle.require_adapter("measure_speed")
+    trained = handle.require_trained("measure_speed")
     return Speed(
         train_tokens_per_s=cold.num_tokens / train_s,
         score_tokens_per_s=cold.num_tokens / score_s,
-        depth=handle.shape.num_layers - adapter.first_layer,
+        depth=handle.shape.num_layers - trained.first_layer,
         trained_ratio=cold.num_trained / cold.num_tokens,
         threads=handle.threads,
         product_bytes=handle.dtype.itemsize,

@@ -19,8 +19,7 @@ import torch
 from metier.core.tune_config import TuneConfig
 from metier.engine.attention import QUERY_BLOCK
 from metier.engine.head import CHUNK
-from metier.engine.peft_files import linear_widths
-from metier.engine.weights import LlamaShape
+from metier.engine.weights import LlamaShape, linear_widths
 from metier.tune.steps_ahead import StepsAhead
 
 __all__ = ["Machine", "MemoryParts", "available_gib", "peak_memory", "resident_gib", "runtime_gib"]
@@ -130,10 +129,11 @@ def base_weights(shape: LlamaShape) -> int:
 
 def num_trained(shape: LlamaShape, config: TuneConfig, *, depth: int) -> int:
     """Values that train: low-rank parts (with DoRA a magnitude per output), or all weights of the top layers."""
-    widths = linear_widths(shape).values()
     if config.method == "full":
-        return base_weights(shape) if depth == shape.num_layers else depth * layer_weights(shape)
-    magnitudes = sum(width_out for _, width_out in widths) if str(config.method) == "dora" else 0
+        head = 0 if shape.tied_head else shape.vocab * shape.width
+        return base_weights(shape) if depth == shape.num_layers else depth * layer_weights(shape) + head + shape.width
+    widths = [width for name, width in linear_widths(shape).items() if name in config.targets or not config.targets]
+    magnitudes = sum(width_out for _, width_out in widths) if config.method == "dora" else 0
     return depth * (config.rank * sum(map(sum, widths)) + magnitudes)
 
 

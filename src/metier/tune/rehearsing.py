@@ -26,9 +26,10 @@ from metier.engine import (
     SamplingParams,
     close,
     export_adapter,
+    export_model,
     forward_backward,
-    load,
     load_state,
+    load_tuned,
     logprobs,
     make_batch,
     optim_step,
@@ -36,11 +37,12 @@ from metier.engine import (
     save_state,
 )
 from metier.engine.form import Execution
+from metier.engine.load import DtypeName
 from metier.tune.arrange import RunRows, arrange
 from metier.tune.estimate import Speed, measure_speed, normal_and_longest
+from metier.tune.form import load_trainee
 from metier.tune.memory import runtime_gib
 from metier.tune.result import Options
-from metier.tune.running import load_trainee
 from metier.tune.schedule import default_lr
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def rehearse(
         speed = measure_speed(handle, train, config, runtime_gib=runtime)
         dev_s = _score(handle, scored)
         normal, longest = make_batch(normal_rows), make_batch(longest_rows)
-        lr = config.lr or default_lr(handle.shape.width, method=config.method, num_steps=100)
+        lr = config.lr or default_lr(handle.shape.width, method=config.method, num_steps=100, rank=config.rank)
         optim_s = _step(handle, longest, lr)
         save_s = _save(handle, work_dir)
         _step(handle, normal, lr)
@@ -121,8 +123,8 @@ def rehearse(
         handle, resume_s = _resumed(base, config, used, lr=lr, work_dir=work_dir, seed=seed + 1, threads=threads)
         _require_same(handle.fingerprint, wanted)
         close(handle)
-        replies, decode_s = _replies(base, work_dir / "adapter", prompts, dtype=speed.product_bytes, threads=threads)
-        parts = (work_dir / "state", work_dir / "adapter")
+        replies, decode_s = _replies(base, work_dir / "tuned", prompts, like=handle)
+        parts = (work_dir / "state", work_dir / "tuned")
         size = sum(path.stat().st_size for part in parts for path in part.rglob("*") if path.is_file())
     finally:
         close(handle)
@@ -189,7 +191,8 @@ def _save(handle: Handle, work_dir: Path) -> float:
     """Seconds of one checkpoint and one export."""
     start = time.perf_counter()
     save_state(handle, work_dir / "state")
-    export_adapter(handle, work_dir / "adapter")
+    write = export_adapter if handle.full is None else export_model
+    write(handle, work_dir / "tuned")
     return time.perf_counter() - start
 
 
@@ -224,13 +227,14 @@ def _require_same(resumed: str, wanted: str) -> None:
 
 
 def _replies(
-    base: BaseModel | Path, adapter_dir: Path, prompts: Prompts | None, *, dtype: int, threads: int | None
+    base: BaseModel | Path, tuned_dir: Path, prompts: Prompts | None, *, like: Handle
 ) -> tuple[tuple[tuple[int, ...], ...], float]:
-    """What the exported adapter answers, in tokens, and the seconds of loading and writing."""
+    """What was exported answers, in tokens, computed as `like` is; and the seconds of loading and writing."""
     if prompts is None:
         return (), 0.0
     start = time.perf_counter()
-    handle = load(base, adapter=adapter_dir, dtype="bf16" if dtype == 2 else "fp32", threads=threads)
+    dtype: DtypeName = "bf16" if like.dtype.itemsize == 2 else "fp32"
+    handle = load_tuned(base, tuned_dir, base_sha256=like.base_sha256, dtype=dtype, threads=like.threads)
     try:
         found = dict(sample(handle, prompts.tokens, prompts.params))
         return tuple(tuple(found[i].tokens) for i in range(len(found))), time.perf_counter() - start

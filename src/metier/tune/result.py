@@ -28,7 +28,7 @@ class Options:
     """How a run is done, beside what is learned."""
 
     start: Path | None = None
-    """PEFT folder of the adapter to go on from; None starts a new one."""
+    """Folder of the adapter, or of the fully tuned model, to go on from; None starts from the base."""
     threads: int | None = None
     """Cores; None takes all this process may use."""
     on_progress: Callable[[Progress], None] | None = None
@@ -43,7 +43,7 @@ class TuneResult:
     """What a run gave."""
 
     adapter_dir: Path
-    """The best checkpoint's adapter, PEFT files."""
+    """The best checkpoint's adapter, PEFT files; under method full a model folder."""
     best_step: int
     num_steps: int
     """Steps planned."""

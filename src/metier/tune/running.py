@@ -19,26 +19,26 @@ from metier.core.folders import drop_parts, finish, finished, fresh_dir, read_js
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.tune_config import TuneConfig
 from metier.engine import (
-    AdapterSpec,
     Handle,
     Loss,
     StepStats,
+    changes_nothing,
     close,
     drop_state,
     export_adapter,
+    export_model,
     find_state,
     forward_backward,
-    load,
     load_state,
     make_batch,
     optim_step,
-    read_shape,
     save_state,
     state_names,
 )
 from metier.engine.form import Execution
 from metier.tune.arrange import RunRows, arrange
 from metier.tune.examples import Examples
+from metier.tune.form import load_trainee
 from metier.tune.metrics import Metrics
 from metier.tune.result import Options, Progress, TuneResult
 from metier.tune.schedule import eval_steps, is_spent, lr_at, run_steps, step_tokens_of
@@ -46,11 +46,11 @@ from metier.tune.schedule import eval_steps, is_spent, lr_at, run_steps, step_to
 if TYPE_CHECKING:
     from metier.models import BaseModel
 
-__all__ = ["Objective", "load_trainee", "require_objective", "result_in", "run_objective"]
+__all__ = ["Objective", "require_objective", "result_in", "run_objective"]
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 STATE_NAME = "state"
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
@@ -140,29 +140,6 @@ def run_objective(
         close(handle)
 
 
-def load_trainee(base: BaseModel | Path, config: TuneConfig, *, seed: int, options: Options) -> Handle:
-    """The base with a new adapter on its top `depth` layers (0: all), or with the one to start from.
-
-    Raises:
-        ConfigError: the adapter to start from has another form than the settings say.
-    """
-    base_dir = base if isinstance(base, Path) else base.dir
-    num_layers = read_shape(base_dir).num_layers
-    depth = min(config.depth or num_layers, num_layers)
-    spec = AdapterSpec(rank=config.rank, alpha=config.alpha, first_layer=num_layers - depth)
-    adapter = options.start or spec
-    handle = load(base_dir, adapter=adapter, seed=seed, dtype=config.product_dtype, threads=options.threads)
-    if options.start is not None:
-        found, wanted = handle.require_adapter("tune"), (spec.rank, spec.alpha / spec.rank, spec.first_layer)
-        if (found.rank, found.scale, found.first_layer) != wanted:
-            raise ConfigError(
-                f"{options.start}: rank {found.rank}, alpha {found.scale * found.rank:g}, top "
-                f"{num_layers - found.first_layer} layers; the settings say rank {spec.rank}, alpha {spec.alpha:g}, "
-                f"top {depth} layers. Set [tune] rank, alpha and depth to those of the adapter the run starts from."
-            )
-    return handle
-
-
 def _stage_hash(handle: Handle, objective: Objective, config: TuneConfig, seed: int) -> str:
     """What fixes the result to the bit."""
     parts = (objective.train, objective.dev)
@@ -239,6 +216,11 @@ class _Run:
         write_bytes(self.out_dir / "dropped.jsonl", b"".join(lines))
 
     @property
+    def tuned_dir(self) -> Path:
+        """Where the best checkpoint is exported to."""
+        return self.out_dir / ("model" if self.config.method == "full" else "adapter")
+
+    @property
     def state_dir(self) -> Path:
         """Where the checkpoint is."""
         return self.out_dir / STATE_NAME
@@ -295,22 +277,24 @@ class _Run:
         log.info("step %d of %d: dev loss %.4f nats", step, len(self.steps), dev_loss)
         if not self.best or dev_loss < self.best["dev_loss"]:
             self._refuse_unchanged(step)
-            self.ranks.require_same(self.handle.fingerprint, what=f"step {step}: the adapter")
+            self.ranks.require_same(self.handle.fingerprint, what=f"step {step}: what was tuned")
             if self.ranks.is_first:
-                export_adapter(self.handle, self.out_dir / "adapter")
+                write = export_model if self.config.method == "full" else export_adapter
+                write(self.handle, self.tuned_dir)
             self.best = {"step": step, "dev_loss": dev_loss, "fingerprint": self.handle.fingerprint}
 
     def _refuse_unchanged(self, step: int) -> None:
-        """Raise `ModelError` where the adapter is what the run started from, or every B is zero: that is the base."""
-        adapter = self.handle.require_adapter("tune")
-        if not any(bool(low_rank.b.any()) for layer in adapter.layers for low_rank in layer.values()):
+        """Raise `ModelError` where what was tuned is the base under another name, or what the run started from."""
+        if changes_nothing(self.handle):
+            is_full = self.handle.full is not None
+            what = "no weight has changed" if is_full else "the adapter changes nothing, all of its B are zero"
             raise ModelError(
-                f"step {step}: the adapter changes nothing, all of its B are zero; the tuned model would be the base. "
-                "Check tune.lr and that rows have trained tokens."
+                f"step {step}: {what}; the tuned model would be the base. Check tune.lr and that rows have trained "
+                "tokens."
             )
         if self.handle.fingerprint == self.start:
             raise ModelError(
-                f"step {step}: the adapter is still the one the run started from; raise the learning rate."
+                f"step {step}: what was tuned is still what the run started from; raise the learning rate."
             )
 
     def _checkpoint(self) -> None:
@@ -331,7 +315,7 @@ class _Run:
     def finish(self, *, num_dropped: int) -> TuneResult:
         """Write done.json, last; the checkpoint is no longer needed then."""
         result = TuneResult(
-            adapter_dir=self.out_dir / "adapter",
+            adapter_dir=self.tuned_dir,
             best_step=self.best["step"],
             num_steps=len(self.steps),
             last_step=self.step,

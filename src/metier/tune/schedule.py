@@ -21,19 +21,23 @@ MIN_LR_RATIO = 0.1
 """Share of the peak at which the cosine ends; a few hundred steps still learn from the last rows."""
 
 
-def default_lr(width: int, *, method: str, num_steps: int) -> float:
+def default_lr(width: int, *, method: str, num_steps: int, rank: int = 1) -> float:
     """Peak learning rate per step for a Llama of this width.
 
     lr = 5e-5 x 10 x (2000 / width)^0.781 for LoRA with alpha 32: ten times full tuning's at width 2000, higher
     for narrower models; 15 instead of 10 under 100 steps; without the factor for full tuning.
 
-    Source: Schulman et al. 2025, "LoRA without regret", the fit over Llama models. Dev losses around the value
-    it gives for SmolLM2-135M are in docs/tune.md.
+    rsLoRA: that over sqrt(rank). Adam moves every entry of B by the learning rate whatever the scale, so the first
+    updates of a matrix are as large as scale x lr, and alpha / sqrt(rank) is sqrt(rank) times LoRA's scale.
+    DoRA: two thirds of it. Its authors advise a slightly lower rate than LoRA's.
+
+    Source: Schulman et al. 2025, "LoRA without regret", the fit over Llama models (dev losses around the value it
+    gives for SmolLM2-135M are in docs/tune.md); Kalajdzievski 2023, arXiv:2312.03732, for the scale; the README of
+    NVlabs/DoRA at 0b51490 for DoRA, the size of the step down being ours.
     """
     full: float = 5e-5 * (2000 / width) ** 0.781
-    if method == "full":
-        return full
-    return full * (15 if num_steps < 100 else 10)
+    adapters = full * (15 if num_steps < 100 else 10)
+    return {"full": full, "rslora": adapters / math.sqrt(rank), "dora": adapters * 2 / 3}.get(method, adapters)
 
 
 def step_tokens_of(config: TuneConfig, num_tokens: int) -> int:

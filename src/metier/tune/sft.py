@@ -62,7 +62,7 @@ def tune(
     kept = within_limit(examples, config, part="train")
     kept_dev = within_limit(dev_examples, config, part="dev")
     return run_objective(
-        Likelihood(kept, kept_dev, method=config.method),
+        Likelihood(kept, kept_dev, method=config.method, rank=config.rank),
         replace(config, passes=config.passes or DEFAULT_PASSES),
         base=base,
         out_dir=out_dir,
@@ -75,13 +75,13 @@ def tune(
 class Likelihood:
     """The objective: make the trained tokens of every row likely."""
 
-    def __init__(self, train: Examples, dev: Examples, *, method: str) -> None:
-        self.train, self.dev, self.method = train, dev, method
+    def __init__(self, train: Examples, dev: Examples, *, method: str, rank: int = 1) -> None:
+        self.train, self.dev, self.method, self.rank = train, dev, method, rank
         self.dev_batch = make_batch([row for example in dev for row in example])
 
     def default_lr(self, width: int, *, num_steps: int) -> float:
         """Peak learning rate where the settings name none."""
-        return default_lr(width, method=self.method, num_steps=num_steps)
+        return default_lr(width, method=self.method, num_steps=num_steps, rank=self.rank)
 
     def prepare(self, handle: Handle, out_dir: Path, *, resumed: bool) -> None:  # the protocol's form
         """Nothing is fixed beforehand."""

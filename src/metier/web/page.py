@@ -30,7 +30,7 @@ _KINDS = {
     "few_shot": "base model, guidelines and fixed examples",
     "retrieval": "base model, guidelines and nearest examples",
     "small": "small task model, no language model",
-    "tuned": "base model with the tuned adapter",
+    "tuned": "base model, tuned on these rows",
 }
 _SHOWN_REASONS = 3
 

@@ -84,7 +84,7 @@ def next_step(report: Report) -> str:
     outcome, reason = report.verdict.outcome, report.verdict.reason
     rival, (code, _, name) = report.gain.versus, reason.partition(":")
     if outcome is Outcome.WORTH_IT:
-        return "Serve the tuned model (its adapter is the release candidate); keep collecting rows, to see drift."
+        return "Serve the tuned model (it is the release candidate); keep collecting rows, to see drift."
     if outcome is Outcome.NEED_HOLDOUT_ROWS:
         return _collect_holdout(report, code, name)
     if outcome is Outcome.NEED_TRAIN_ROWS:
@@ -92,7 +92,7 @@ def next_step(report: Report) -> str:
         wanted = f" until there are about {rows:,}" if isinstance(rows, int) else ""
         return f"Collect training rows{wanted}: the forecast says they can bring the gain above your margin."
     if code == "guard":
-        return f"Do not serve this adapter: {name} got worse. Mend the rows behind it, then run again."
+        return f"Do not serve this model: {name} got worse. Mend the rows behind it, then run again."
     if code == "not_cheaper":
         cheaper = report.provenance["before_look"]["guard_reference"]  # whose cost the tuned model's was held against
         return f'Use "{cheaper}" instead: the tuned model was to cost less, and does not.'
