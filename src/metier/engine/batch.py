@@ -176,6 +176,8 @@ class Group(NamedTuple):
     """Padded places that are padding."""
     real: Tensor | None
     """Padded place of every input token of the group."""
+    lengths: tuple[int, ...] = ()
+    """Input tokens of each row; in the padded layout all of one length."""
 
 
 class MicroBatch(NamedTuple):
@@ -289,11 +291,12 @@ def _group(start: int, lengths: Sequence[int], device: str | torch.device, padde
     stop = start + (length * len(lengths) if padded else total)
     place_of = (start, stop, len(lengths), length)
     if stop - start == length * len(lengths):
-        return Group(*place_of, None, None, None)
+        return Group(*place_of, None, None, None, (length,) * len(lengths))
     offsets = np.cumsum([0, *lengths[:-1]])
     place = np.arange(length)[None, :]
     length_B1 = np.asarray(lengths)[:, None]
     is_real = (place < length_B1).ravel()
     pad_from = (offsets[:, None] + np.minimum(place, length_B1 - 1)).ravel()
-    index = [torch.from_numpy(i).to(device) for i in (pad_from, np.flatnonzero(~is_real), np.flatnonzero(is_real))]
-    return Group(*place_of, *index)
+    places = (pad_from, np.flatnonzero(~is_real), np.flatnonzero(is_real))
+    padded_from, pads, real = (torch.from_numpy(place).to(device) for place in places)
+    return Group(*place_of, padded_from, pads, real, tuple(lengths))

@@ -24,6 +24,8 @@ __all__ = ["CompactBackend"]
 
 MICRO_TOKENS = 1024
 """Tokens a worker computes at a time; larger is not faster (docs/tune.md) and costs memory."""
+GPU_MICRO_TOKENS = 8192
+"""The same on a GPU; not measured."""
 
 
 @dataclass(slots=True)
@@ -71,12 +73,14 @@ class CompactBackend:
 class CompactTrainee:
     """Stacks over one base and what trains of it; each worker has its own."""
 
-    max_workers = 1 << 16
     takes_forms = True
-    micro_tokens = MICRO_TOKENS
 
     def __init__(self, backend: CompactBackend, trained: Adapter | FullMasters | None) -> None:
         self.backend, self.trained = backend, trained
+        is_cpu = backend.device.type == "cpu"
+        # A GPU takes one batch at a time, and wide ones; on a CPU each core has its own.
+        self.max_workers = 1 << 16 if is_cpu else 1
+        self.micro_tokens = MICRO_TOKENS if is_cpu else GPU_MICRO_TOKENS
         self.working = (
             FullWorking(trained, backend.weights, backend.dtype)
             if isinstance(trained, FullMasters)

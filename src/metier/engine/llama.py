@@ -22,12 +22,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metier.engine.attention import Attention, Buffers, Past
+from metier.engine.attention import Buffers, Past
 from metier.engine.batch import MicroBatch
 from metier.engine.gradients import Gradients
 from metier.engine.head import Head
 from metier.engine.lowrank import Working, forward
 from metier.engine.norm import rms_norm, rms_norm_backward
+from metier.engine.varlen import attention_for
 from metier.engine.weights import LlamaWeights
 
 __all__ = ["Stack"]
@@ -45,7 +46,7 @@ class Stack:
     def __init__(self, weights: LlamaWeights, dtype: torch.dtype, working: Working) -> None:
         self.weights, self.shape, self.dtype, self.working = weights, weights.shape, dtype, working
         self.buffers = Buffers(weights.embed_VD.device)
-        self.attention = Attention(weights.shape, dtype, self.buffers)
+        self.attention = attention_for(weights.shape, dtype, self.buffers)
         self.head = Head(weights, dtype, self.buffers)
         self.recompute = False
         self.past: list[Past] | None = None

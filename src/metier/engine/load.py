@@ -17,9 +17,10 @@ from typing import Literal, Protocol
 
 import torch
 
-from metier.core.hashing import file_sha256
+from metier.core.hashing import file_sha256, sha256_hex
 from metier.engine.backend import Backend
 from metier.engine.compact import CompactBackend
+from metier.engine.cuda import check_device, four_bit
 from metier.engine.families import read_config, read_shape, why_not_compact
 from metier.engine.full import take_over
 from metier.engine.handle import AdapterSpec, Handle
@@ -54,15 +55,18 @@ def load(
     dtype: DtypeName = "auto",
     threads: int | None = None,
     device: str = "cpu",
+    base_bits: Literal[16, 4] = 16,
 ) -> Handle:
     """Load a base model, with a new adapter (drawn from `seed`), one from a PEFT folder, or none.
 
     The compact block computes it where it is known to be transformers' own function; else transformers' modules
     do, with the reason in `handle.forward`. Under `AdapterSpec(method="full")` the weights themselves are to train.
+    `base_bits` 4 reads the frozen weights in 4 bits (QLoRA; needs CUDA).
 
     Raises:
         ModelError: a file is missing, neither forward computes the architecture, or the adapter does not fit the base.
     """
+    check_device(device, base_bits=base_bits)
     base_dir = base if isinstance(base, Path) else base.dir
     shape = read_shape(base_dir)
     spec = adapter if isinstance(adapter, AdapterSpec) else None
@@ -73,8 +77,15 @@ def load(
         use_dtype = current_ranks().gather(fastest_dtype(shape, device))[0]  # each might measure another one
     base_sha256 = sha256_of(weight_paths(base_dir))
     is_full = spec is not None and spec.method == "full"
-    read_dtype = torch.float32 if is_full else use_dtype
-    backend = _backend(base_dir, shape, read_dtype, device, base_sha256=base_sha256)
+    if base_bits == 4:
+        why = "its weights are read in 4 bits"
+        settings = four_bit(use_dtype, device)
+        backend: Backend = load_module(base_dir, shape, use_dtype, device, why=why, settings=settings)
+        # Weights in 4 bits are another base: its adapters, checkpoints and fingerprints are told apart.
+        base_sha256 = sha256_hex(f"{base_sha256} nf4".encode())
+    else:
+        read_dtype = torch.float32 if is_full else use_dtype
+        backend = _backend(base_dir, shape, read_dtype, device, base_sha256=base_sha256)
     # Modules of transformers say that they cannot be tuned whole; the compact block needs no adapter for it.
     takes_over = is_full and isinstance(backend, CompactBackend)
     handle = Handle(

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,7 +257,15 @@ def _targets(paths: list[str], linear: list[str]) -> list[str]:
     return names if len(meant) == len(paths) else sorted(paths)
 
 
-def load_module(base_dir: Path, shape: LlamaShape, dtype: torch.dtype, device: str, *, why: str) -> ModuleBackend:
+def load_module(
+    base_dir: Path,
+    shape: LlamaShape,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    why: str,
+    settings: Mapping[str, Any] | None = None,  # Any: transformers' keywords
+) -> ModuleBackend:
     """The base as transformers reads it, frozen.
 
     Raises:
@@ -267,8 +275,10 @@ def load_module(base_dir: Path, shape: LlamaShape, dtype: torch.dtype, device: s
 
     try:
         with redirect_stderr(io.StringIO()):  # transformers draws a progress bar there; a library stays silent
-            module = AutoModelForCausalLM.from_pretrained(base_dir, dtype=dtype, local_files_only=True)
+            module = AutoModelForCausalLM.from_pretrained(
+                base_dir, dtype=dtype, local_files_only=True, **(settings or {})
+            )
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as err:
         raise ModelError(f"{base_dir}: transformers cannot load it ({err}). Choose another base.") from err
     module.eval().requires_grad_(False)
-    return ModuleBackend(module.to(device), shape, dtype, why=why)
+    return ModuleBackend(module if settings else module.to(device), shape, dtype, why=why)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from metier.engine.attention import Past
+from metier.engine.attention import Attention, Past
 from metier.engine.batch import Batch, MicroBatch, prefix_batch
 from metier.engine.gradients import Gradients
 
@@ -65,6 +65,8 @@ class SharedPrefix:
     def __init__(self, tokens: Sequence[int], stack: Stack, *, is_rounded: bool) -> None:
         self.tokens = tuple(tokens)
         self.stack, self.is_rounded = stack, is_rounded
+        # The batched form wherever it runs: it keeps k and v for the rows that go on.
+        stack.attention = Attention(stack.shape, stack.dtype, stack.buffers)
         self.micro: MicroBatch = prefix_batch(tokens, device=stack.weights.embed_VD.device)
         self.lower: list[Past] = []
         self.states_SD: torch.Tensor | None = None
