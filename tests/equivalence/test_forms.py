@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from metier.engine import AdapterSpec, Handle, Linear, close, forward_backward, load, logprobs, make_batch
+from metier.engine import AdapterSpec, Handle, Linear, close, forward_backward, load, logprobs, make_batch, optim_step
 from metier.engine.form import Form
 from metier.engine.loop import Trainer, trainer_of
 from metier.engine.prefix import common_prefix, starts_with
@@ -81,6 +81,30 @@ def test_a_shared_prefix_takes_part_in_every_call_of_one_step(base_dir: Path) ->
     form = Form(prefix=tuple(rows[0].tokens[:40]))
     expected = step(loaded(base_dir, Form(), threads=2), [rows])
     assert_same(step(loaded(base_dir, form, threads=2), [rows[:3], rows[3:4], rows[4:]]), expected)
+
+
+@pytest.mark.parametrize("method", ["full", "dora"])
+@pytest.mark.parametrize("first_layer", [0, 2])
+def test_forms_stay_equal_over_steps_where_norms_embeddings_or_magnitudes_train(
+    method: Any, first_layer: int, base_dir: Path
+) -> None:
+    rows = after_prefix(40, SHORT)
+    rank, alpha = (0, 0.0) if method == "full" else (4, 8.0)
+    spec = AdapterSpec(rank=rank, alpha=alpha, first_layer=first_layer, method=method)
+    prefix = tuple(rows[0].tokens[:40])
+    found = []
+    for form in (Form(), Form(prefix=prefix), Form(layout="padded"), Form(prefix=prefix, checkpointing=True)):
+        handle = load(base_dir, adapter=spec, seed=3, dtype="fp32", threads=2)
+        trainer_of(handle).take_form(form)
+        losses = []
+        for _ in range(4):
+            losses.append(forward_backward(handle, make_batch(rows), Linear()).result().loss_nats)
+            optim_step(handle, lr=1e-2).result()
+        found.append(losses)
+        close(handle)
+    assert found[0][-1] < found[0][0] - 0.1, "the steps must move the weights for this test to mean anything"
+    for losses in found[1:]:
+        assert losses == pytest.approx(found[0], rel=1e-4)
 
 
 def test_what_flows_back_into_the_prefix_matters(base_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,8 @@ class SharedPrefix:
 
     def forward_lower(self) -> None:
         """Once a run: the frozen layers; on one thread, so that rows' states depend on no thread count."""
-        if self.states_SD is not None:
-            return
+        if self.states_SD is not None and self.stack.working.first_layer:
+            return  # with no frozen layer below, what enters are the embeddings, which may train
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         states = self.stack.states(self.micro, keep_keys=True)
