@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from metier.engine import (
     optim_step,
 )
 from metier.engine.batch import split_rows
+from metier.engine.form import Form
 from metier.engine.loop import trainer_of
 from metier.render import RenderedRow
 from tests.engine.builders import random_rows, tiny_base
@@ -110,6 +112,38 @@ def test_a_custom_loss_has_its_exact_gradient_however_the_step_is_cut(
     torch.testing.assert_close(stats.logp_T, logp_T, rtol=1e-5, atol=1e-5)
     assert float((gradient(handle) - expected).norm() / expected.norm()) < 1e-5
     close(handle)
+
+
+@pytest.mark.parametrize("spoil", [False, True], ids=["finite", "not finite"])
+@pytest.mark.parametrize("form", [{"layout": "padded"}, {"checkpointing": True}, {"prefix": True}])
+def test_a_custom_loss_has_its_gradient_in_every_form_of_a_step(base_dir: Path, form: Any, spoil: bool) -> None:
+    head = [(7 * place) % 89 for place in range(48)]
+    rows = [
+        RenderedRow(row.row_id, head + row.tokens, [0.0] * len(head) + row.weight)
+        for row in random_rows([30, 17, 60, 61, 90, 200])
+    ]
+    chosen = Form(**form | ({"prefix": tuple(head)} if "prefix" in form else {}))
+
+    def fn(shown: RowLogps) -> tuple[Tensor, Tensor]:
+        loss_G, dlogp_P = by_autograd(shown, 2)
+        return (loss_G * float("nan") if spoil and 2 in shown.rows else loss_G), dlogp_P
+
+    found = []
+    for taken in (Form(), chosen):
+        handle = loaded(base_dir, micro_tokens=128)
+        trainer_of(handle).take_form(taken)
+        step = forward_backward(handle, make_batch(rows), Custom(fn=fn, rows_together=2))
+        if spoil:
+            with pytest.raises(ModelError, match=r"the loss is not finite in .* rows \(.*r2, r3"):
+                step.result()
+            assert not gradient(handle).any(), "what the step had summed is gone"
+        else:
+            found.append((step.result().loss_nats, gradient(handle)))
+        close(handle)
+    if not spoil:
+        (loss, grad_P), (other_loss, other_P) = found
+        assert other_loss == pytest.approx(loss, rel=1e-5)
+        assert float((grad_P - other_P).norm() / grad_P.norm()) < 1e-5
 
 
 def test_a_clipped_loss_equals_autograd_on_both_sides_of_both_bounds(base_dir: Path) -> None:

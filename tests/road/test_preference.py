@@ -209,3 +209,17 @@ def test_draws_follow_the_settings(mined: Path, tmp_path: Path, name: str, other
     project = copy_of(mined, tmp_path / "p")
     first = pairs_of(project)
     assert pairs_of(project, f"tune.dpo.{other.replace(' ', '')}") != first, name
+
+
+def test_erasing_a_person_takes_the_mined_pairs_and_names_the_model(tmp_path: Path) -> None:
+    text = MINED.replace('groups = ["customer"]', 'groups = ["customer"]\nsubject = ["customer"]')
+    project = write_project(tmp_path / "p", text=text)
+    assert metier("run", "-C", project).code == 0
+    assert list((project / ".metier/stages/pairs").glob("*/pairs.pack"))
+    person = rows(90)[0]["customer"]
+    erased = metier("erase", person, "-C", project, "--json")
+    assert erased.code == 0, erased.err
+    assert [model["action"] for model in erased.json["models"]] == ["retire"], "it was never released"
+    assert erased.json["still_holding"] == []
+    assert not (project / ".metier/stages/pairs").exists()
+    assert list((project / ".metier/stages/tune-dpo").glob("*/run/adapter"))

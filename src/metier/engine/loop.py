@@ -211,7 +211,8 @@ class Trainer:
 
         futures = [self.pools[place].submit(work, place) for place in range(len(mine))]
         results = [result for future in futures for result in future.result()]
-        if mine and prefix is not None and loss is not None and all(bool(p.nll_P.isfinite().all()) for p in results):
+        is_whole = all(bool(part.nll_P.isfinite().all()) and not part.bad_rows for part in results)
+        if mine and prefix is not None and loss is not None and is_whole:
             self.alone(lambda: prefix.backward(self.grads[0]))
         return _of_all_ranks(ranks, results)
 
