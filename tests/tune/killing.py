@@ -92,10 +92,12 @@ def num_steps_taken(out_dir: Path) -> int:
 
 
 def outcome(out_dir: Path) -> dict[str, Any]:
-    """What must be equal between two runs: every file's bytes and name, times aside."""
+    """What must be equal between two runs: every file's bytes and name, times and free memory aside."""
     done = json.loads((out_dir / "done.json").read_text())
     done["result"].pop("seconds")
-    done["files"].pop("metrics.jsonl")
+    done["result"].pop("execution")  # its reasons name the memory that was free
+    for name in ("metrics.jsonl", "execution.json"):
+        done["files"].pop(name)
     lines = [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
     return {
         "done": done,
