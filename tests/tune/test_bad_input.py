@@ -200,4 +200,4 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_and_a_rerun_ends_the_sa
     run(base_dir, out_dir, on_progress=seen.append)
     assert seen[0].step == step + 1 <= full_after + 1 if full_after > 1 else seen[0].step == 1
     assert files_of(out_dir) == files_of(whole)
-    assert not [path for path in out_dir.rglob("*.part")]
+    assert not list(out_dir.rglob("*.part"))
