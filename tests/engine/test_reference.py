@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -67,3 +68,17 @@ def test_only_a_difference_below_1e_5_counts_as_none() -> None:
     assert Checked(difference=2e-3, **sizes).sentence == (
         "differs from transformers' own forward by 2.0e-03 in fp32 (all layers)"
     )
+
+
+def test_every_module_the_block_computes_with_belongs_to_what_is_remembered() -> None:
+    folder = Path(reference.__file__).parent
+    seen: set[str] = set()
+    waiting = ["llama", "weight_files", "families"]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            for node in ast.parse((folder / f"{name}.py").read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("metier.engine."):
+                    waiting.append(node.module.removeprefix("metier.engine."))
+    assert sorted(seen) == sorted(reference.BLOCK_SOURCES)

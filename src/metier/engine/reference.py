@@ -40,8 +40,11 @@ MAX_DIFFERENCE = 1e-5
 NUM_TOKENS = 48
 MEMORY_SHARE = 0.8
 """Share of the free memory the two fp32 models may take."""
-BLOCK_SOURCES = ("attention", "batch", "families", "head", "llama", "lowrank", "norm", "rotary", "weight_files")
-"""The modules whose code the result depends on."""
+BLOCK_SOURCES = (
+    "attention", "batch", "dora", "families", "gradients", "head", "llama", "lowrank", "norm", "products", "rotary",
+    "varlen", "weight_files", "weights",
+)  # fmt: skip
+"""The modules whose code the result depends on: those that read a base and compute it, and what they import."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
