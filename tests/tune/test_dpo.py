@@ -16,9 +16,9 @@ from metier.core.errors import ConfigError, DataError, ModelError, StoreError
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import AdapterSpec, close, load, load_tuned, logprobs, make_batch
 from metier.render import RenderedPair, RenderedRow
-from metier.tune import Options, Progress, TuneResult, pair_tokens, tune, tune_pairs
-from metier.tune.dpo import Preference, reply_sums, whole_rows
+from metier.tune import Options, Progress, TuneResult, tune, tune_pairs
 from metier.tune.dpo import pair_losses as losses_of
+from metier.tune.dpo import reply_sums, whole_rows
 from tests.engine.builders import VOCAB, pattern_rows, random_rows, tiny_base
 from tests.tune.test_recipe import files_of
 
@@ -312,8 +312,3 @@ def test_a_fresh_adapter_gives_bit_for_bit_what_no_adapter_gives(base_dir: Path)
     assert torch.equal(logprobs(without, batch).result(), logprobs(fresh, batch).result())
     close(without)
     close(fresh)
-
-
-def test_what_a_run_costs_counts_both_sides_and_the_reference() -> None:
-    assert pair_tokens(1000, passes=1.5) == (1500, 1000)
-    assert Preference([DEV[0].rows], [DEV[1].rows], DPO, method="lora").dev_batch.num_tokens == DEV[1].num_tokens

@@ -1,7 +1,7 @@
 """Tuning by objective: from rendered rows, or pairs of them, to the adapter with the lowest dev loss."""
 
 from metier.tune.cost_table import cost_rows, table_text
-from metier.tune.dpo import pair_tokens, tune_pairs
+from metier.tune.dpo import tune_pairs
 from metier.tune.estimate import Speed, TuneEstimate, estimate, estimate_pairs, measure_speed
 from metier.tune.form import trained_form
 from metier.tune.memory import Machine, MemoryParts, available_gib, peak_memory, runtime_gib
@@ -30,7 +30,6 @@ __all__ = [
     "estimate_pairs",
     "lr_at",
     "measure_speed",
-    "pair_tokens",
     "peak_memory",
     "rehearse",
     "runtime_gib",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from metier.models import BaseModel
     from metier.render import RenderedPair
 
-__all__ = ["Preference", "Rewards", "pair_losses", "pair_tokens", "tune_pairs"]
+__all__ = ["Preference", "Rewards", "pair_losses", "tune_pairs"]
 
 LR_RATIO = 0.1
 """Share of the learning rate of sft: the replies are learned already, and a step here moves whole replies at once."""
@@ -223,11 +223,3 @@ def pair_losses(shown: RowLogps, reference_R: Tensor, settings: DpoConfig, *, nu
         slope_G = beta * (torch.sigmoid(beta * delta_G) - (1 - eps))
     slope_R = torch.stack([slope_G, -slope_G], 1).flatten() * scale_R / num_pairs
     return loss_G / num_pairs, slope_R[shown.row_of_token().cpu()].to(shown.logp_P)
-
-
-def pair_tokens(num_tokens: int, *, passes: float) -> tuple[int, int]:
-    """(Trained, only scored) tokens of a run over pairs whose two rows have `num_tokens` tokens in all.
-
-    Both rows of a pair go forward and back every pass, and forward once more for the reference.
-    """
-    return round(passes * num_tokens), num_tokens
