@@ -31,6 +31,11 @@ MAX_KERNELS = 1024
 """oneDNN forgets the oldest beyond."""
 PADDED = 1.1
 """Places of attention over tokens: rows of a group are padded to its longest (measured, 1.02 to 1.2)."""
+ADAPTER_BYTES = 12
+"""Bytes a value of an adapter takes beside masters, moments and gradients: drawn, scaled and exported in fp32."""
+FULL_BF16_BYTES = 12
+"""Bytes a trained weight takes beside them in bf16: read in fp32, rounded for the products, written (measured on one
+base: 32 bytes a weight in bf16 with two workers, 20 in fp32)."""
 NAMES_A_LAYER, ROUNDING = 12, 65536 / 2
 """Buffers a kept block has, and values by which one is larger than asked for, on average."""
 KERNELS_TRAINED, KERNELS_SCORED = 40, 10
@@ -61,7 +66,7 @@ class MemoryParts:
     base: float
     """The base's weights."""
     trained: float
-    """Masters, moments, gradients, copies for the products, and a checkpoint while it is written."""
+    """Masters, moments, gradients, and copies for the products."""
     activations: float
     """What the backward pass reads, and what passes."""
     head: float
@@ -89,6 +94,8 @@ def peak_memory(
     p = machine.product_bytes
     depth = min(config.depth or shape.num_layers, shape.num_layers)
     base = p * base_weights(shape)
+    if config.method == "full" and p == 4:  # the products read the masters themselves
+        base -= p * num_trained(shape, config, depth=depth)
     # While the base is laid out its file is in memory as well; what trains comes after.
     laying_out = machine.file_bytes if machine.file_bytes / max(1, base_weights(shape)) != p else 0
     trained = trained_bytes(shape, config, depth=depth, workers=ahead.workers, product_bytes=p)
@@ -138,17 +145,16 @@ def num_trained(shape: LlamaShape, config: TuneConfig, *, depth: int) -> int:
 
 
 def trained_bytes(shape: LlamaShape, config: TuneConfig, *, depth: int, workers: int, product_bytes: int) -> float:
-    """Bytes of all that trains: masters, two moments and a gradient a worker in fp32, copies, and one checkpoint."""
+    """Bytes of all that trains: masters, two moments and a gradient a worker in fp32, and copies."""
     values = num_trained(shape, config, depth=depth)
-    checkpoint = 3 * 4
     if config.method == "full":
-        return values * (3 * 4 + 4 * workers + checkpoint)
+        return values * (3 * 4 + 4 * workers + (FULL_BF16_BYTES if product_bytes < 4 else 0))
     widths = linear_widths(shape)
     # B of products that share an input lies in one block-diagonal matrix: thrice for q, k, v, twice for gate, up.
     qkv = sum(widths[name][1] for name in ("q_proj", "k_proj", "v_proj"))
     copies = 3 * widths["q_proj"][0] + 3 * qkv + sum(widths["o_proj"]) + sum(widths["down_proj"])
     copies += 2 * widths["gate_proj"][0] + 4 * widths["gate_proj"][1]
-    return values * (3 * 4 + 4 * workers + checkpoint) + depth * config.rank * copies * product_bytes
+    return values * (3 * 4 + 4 * workers + ADAPTER_BYTES) + depth * config.rank * copies * product_bytes
 
 
 def _activations(
@@ -164,6 +170,8 @@ def _activations(
     # A kept block: two norms, q k v rotated, attention's output, gate and up, four low-rank products; two sums in fp32.
     before, after = p * (d + turned + q + 3 * rank) + 4 * d, p * (d + 2 * f + 4 * rank) + 8 * d
     kept = depth * n * before + (depth - 1) * n * after + m * (after + 2 * p * q)
+    if config.method == "dora":  # every product's output before its magnitude, for the gradient of that
+        kept += depth * n * p * sum(width_out for _, width_out in linear_widths(shape).values())
     if config.checkpointing == "on":  # the input of every block, and one block at a time
         kept = depth * n * 4 * d + n * (before + after)
     below = wide * (p * (2 * d + turned + q + 2 * f) + 3 * 4 * d) if depth < shape.num_layers else 0.0
