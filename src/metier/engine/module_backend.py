@@ -3,8 +3,8 @@
 Adapters are PEFT's, injected by PEFT into the linear layers of the blocks; their matrices are views of one fp32 buffer,
 as in the compact block, so the loop, the checkpoints and the export are the same.
 
-What is not done here: DoRA, full tuning, experts stored as one tensor (they carry no adapter), models that keep a state
-instead of keys and values (they train and score, but are not decoded).
+What is not done here: DoRA and full tuning (refused), experts stored as one tensor (they carry no adapter), models
+that keep a state instead of keys and values (they train and score, but are not decoded).
 """
 
 from __future__ import annotations
