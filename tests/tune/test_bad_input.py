@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from metier.core.errors import DataError, ModelError, StoreError
+from metier.core.errors import ConfigError, DataError, ModelError, StoreError
 from metier.core.tune_config import TuneConfig
 from metier.render import RenderedRow
 from metier.tune import Options, Progress, TuneResult, tune
@@ -107,6 +108,32 @@ def test_a_row_of_another_tokenizer_is_refused_by_name(base_dir: Path, tmp_path:
     ):
         run(base_dir, tmp_path / "a", train=[strange])
     assert not (tmp_path / "a" / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "said"),
+    [
+        ({"rank": 200}, ModelError, "rank 200 is larger than k_proj can use: its matrix is 16 x 48, so 16 is full rank. Set tune.rank to at most that"),
+        ({"targets": ("q_proj", "nope")}, ConfigError, "targets names 'nope', which is no linear layer; known: down_proj, gate_proj"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_fits_no_layer_is_refused_before_the_start(
+    base_dir: Path, tmp_path: Path, settings: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        tune(TRAIN, DEV, replace(CONFIG, **settings), base=base_dir, out_dir=tmp_path / "a", seed=0)
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_adapter_of_another_base_is_refused_and_both_folders_stay(whole: Path, tmp_path: Path) -> None:
+    other_dir = tiny_base(tmp_path / "other", seed=5, tied=False)  # the same shapes, other weights
+    with pytest.raises(
+        ModelError,
+        match="adapter_model.safetensors: tuned on base [0-9a-f]{12}, but this base is [0-9a-f]{12}.*Load it onto its own base, or tune again",
+    ):
+        run(other_dir, tmp_path / "a", start=whole / "adapter")
+    assert not (tmp_path / "a").exists()
+    assert (whole / "done.json").exists()
 
 
 def test_a_loss_that_is_not_finite_in_one_row_stops_before_its_step_and_the_checkpoint_stands(tmp_path: Path) -> None:
