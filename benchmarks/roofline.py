@@ -1,7 +1,8 @@
 """The layer roofline of a step: how long its bare products take, with nothing between them.
 
-For every micro-batch of the step: the four fused products of each layer forward, the gradient of their inputs
-backward, and the head's products on trained tokens. Nothing else: no low-rank part, attention, norm or copy.
+For every micro-batch of the step, and for a prefix its rows share: the four fused products of each layer forward,
+the gradient of their inputs backward, and the head's products on trained tokens. Nothing else: no low-rank part,
+attention, norm or copy.
 Timed in two ways, one worker a core with its own micro-batch and all threads on every product; the better one counts.
 """
 
@@ -55,11 +56,14 @@ def roofline_seconds(handle: Any, batch: Any, *, repeats: int = 3) -> float:
     from metier.engine.batch import micro_batch
     from metier.engine.loop import trainer_of
 
-    parts = trainer_of(handle).share(batch)
+    trainer = trainer_of(handle)
+    skip = trainer.skip_of(batch)
     adapter = handle.adapter
     bottom = handle.shape.num_layers if adapter is None else adapter.first_layer
-    micros = [micro_batch(batch, rows) for rows in parts]
+    micros = [micro_batch(batch, rows, skip=skip) for rows in trainer.share(batch, skip=skip)]
     products = [Products(handle.weights, len(m.input_N), len(m.place_P), bottom=bottom) for m in micros]
+    if skip:
+        products.append(Products(handle.weights, skip, 0, bottom=bottom))
     workers = min(handle.threads, len(products))
 
     def share(worker: int) -> None:

@@ -62,10 +62,17 @@ def metier_turns(job: Job, side: Side, conn: Connection) -> None:
 
     torch.set_num_threads(job.threads)
     from metier.engine import Linear, forward_backward, load, make_batch, optim_step
+    from metier.engine.form import Form
+    from metier.engine.loop import trainer_of
+    from metier.engine.prefix import common_prefix
 
     rows = job.rows()
     steps = side.steps([len(row.tokens) for row in rows])
     handle = load(Path(job.model_dir), adapter=Path(job.adapter_dir), threads=job.threads)
+    # In the form a run takes by default: what all rows start with is computed once a step, where that pays.
+    prefix = common_prefix([row.tokens for row in rows], [row.weight for row in rows])
+    trainer = trainer_of(handle)
+    trainer.verbs.submit(trainer.take_form, Form(prefix=tuple(prefix))).result()
     memory = Memory()
     step = 0
     while num_steps := conn.recv():
