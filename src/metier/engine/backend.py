@@ -106,6 +106,10 @@ class Backend(Protocol):
         """A new adapter, or the one of a PEFT folder."""
         ...
 
+    def form_of(self, wanted: AdapterSpec) -> list[object]:
+        """The form an adapter of this spec has on this base."""
+        ...
+
     def adapter_files(self, adapter: Adapter, *, base_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and config as PEFT stores them."""
         ...  # Any: JSON values

@@ -56,6 +56,10 @@ class CompactBackend:
             return adapter
         return read_adapter(wanted, self.shape, device=str(self.device))
 
+    def form_of(self, wanted: AdapterSpec) -> list[object]:
+        """The form an adapter of this spec has."""
+        return [wanted.method, wanted.rank, wanted.scale, wanted.first_layer, list(wanted.named_targets)]
+
     def adapter_files(self, adapter: Adapter, *, base_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and config as PEFT stores them."""  # Any: JSON values
         return adapter_tensors(adapter), peft_config(adapter, self.shape, base_name=base_name)

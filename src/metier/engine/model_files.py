@@ -10,8 +10,10 @@ The weights are written in the precision of the products: the very numbers whose
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,9 +23,8 @@ from metier.core.folders import storage_error, write_json, write_pieces
 from metier.engine.handle import AdapterSpec, Handle
 from metier.engine.load import DtypeName, ModelFolder, load, sha256_of
 from metier.engine.model_bytes import model_bytes
-from metier.engine.peft_files import empty_adapter
 from metier.engine.weight_files import weight_paths
-from metier.engine.weights import LINEAR_NAMES, Adapter
+from metier.engine.weights import LINEAR_NAMES
 
 __all__ = ["changes_nothing", "continue_tuned", "export_model", "load_tuned", "tuned_file"]
 
@@ -94,8 +95,8 @@ def continue_tuned(
     """
     if spec.method != "full":
         handle = load(base_dir, adapter=tuned_dir, dtype=dtype, threads=threads)
-        found, wanted = handle.require_adapter("tune"), empty_adapter(handle.shape, spec)
-        if found.form != wanted.form:
+        found, wanted = handle.require_adapter("tune").form, handle.backend.form_of(spec)
+        if found != wanted:
             raise ConfigError(
                 f"{tuned_dir}: {_words(found, handle)}; the settings say {_words(wanted, handle)}. Set [tune] method, "
                 "targets, rank, alpha and depth to those of the adapter the run starts from."
@@ -113,11 +114,12 @@ def continue_tuned(
     return handle
 
 
-def _words(adapter: Adapter, handle: Handle) -> str:
+def _words(form: list[Any], handle: Handle) -> str:  # Any: JSON values
     """The form of an adapter in words."""
-    depth = handle.shape.num_layers - adapter.first_layer
-    where = "" if adapter.targets == LINEAR_NAMES else f" on {', '.join(adapter.targets)}"
-    return f"{adapter.method}{where}, rank {adapter.rank}, alpha {adapter.alpha:g}, top {depth} layers"
+    method, rank, scale, first_layer, targets = form
+    where = "" if targets == list(LINEAR_NAMES) else f" on {', '.join(targets)}"
+    alpha = scale * (math.sqrt(rank) if method == "rslora" else rank)
+    return f"{method}{where}, rank {rank}, alpha {alpha:g}, top {handle.shape.num_layers - first_layer} layers"
 
 
 def _refuse_other_base(path: Path, base_sha256: str) -> None:

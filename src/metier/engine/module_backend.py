@@ -38,6 +38,8 @@ __all__ = ["ModuleAdapter", "ModuleBackend", "load_module"]
 PEFT_PREFIX = "base_model.model."
 INJECTED = "default"
 """PEFT's name of the one adapter."""
+_BLOCK = re.compile(r"\.(\d+)\.")
+"""The number of its block in the path of a layer."""
 
 
 @dataclass(slots=True)
@@ -91,18 +93,17 @@ class ModuleBackend:
                     f"method {wanted.method!r} needs the compact block, but this base is computed by transformers' own "
                     f"modules ({self.why}). Set tune.method to 'lora' or 'rslora', or choose another base."
                 )
-            paths = self._linear_paths(wanted.first_layer)
-            if wanted.targets:
-                paths = [path for path in paths if path.rpartition(".")[2] in wanted.targets]
-            if not paths:
-                raise ModelError(
-                    f"adapter: this base has no linear layer called {' or '.join(wanted.targets)}; it has "
-                    f"{', '.join(_last_names(self._linear_paths(0)))}. Change tune.targets."
-                )
+            paths = self._wanted_paths(wanted)
+            self._require_fit(wanted, paths)
             adapter = self._inject(wanted, paths)
             _draw(adapter, seed)
             return adapter
         return self._read(wanted)
+
+    def form_of(self, wanted: AdapterSpec) -> list[object]:
+        """The form an adapter of this spec has: which layers it names depends on the module."""
+        paths = self._wanted_paths(wanted)
+        return [wanted.method, wanted.rank, wanted.scale, min(map(_layer_of, paths)), _last_names(paths)]
 
     def adapter_files(self, adapter: Adapter, *, base_name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and config as PEFT stores them."""  # Any: JSON values
@@ -134,15 +135,43 @@ class ModuleBackend:
         """Rows in transformers' own cache; the adapter is inside the module."""
         return ModuleRows(self.module)
 
+    def _wanted_paths(self, spec: AdapterSpec) -> list[str]:
+        """Paths of the linear layers that a spec names."""
+        paths = self._linear_paths(spec.first_layer)
+        if spec.targets:
+            paths = [path for path in paths if path.rpartition(".")[2] in spec.targets]
+        if not paths:
+            raise ModelError(
+                f"adapter: this base has no linear layer called {' or '.join(spec.targets)}; it has "
+                f"{', '.join(_last_names(self._linear_paths(0)))}. Change tune.targets."
+            )
+        return paths
+
+    def _require_fit(self, spec: AdapterSpec, paths: Sequence[str]) -> None:
+        """Raise `ModelError` for a rank above what one of the layers can use."""
+        sizes = {path: tuple(self.module.get_submodule(path).weight.shape) for path in paths}
+        path = min(sizes, key=lambda each: min(sizes[each]))
+        if spec.rank > min(sizes[path]):
+            raise ModelError(
+                f"adapter: rank {spec.rank} is larger than {path} can use: its matrix is {sizes[path][0]} x "
+                f"{sizes[path][1]}, so {min(sizes[path])} is full rank. Set tune.rank to at most that, or leave the "
+                "layer out by tune.targets."
+            )
+
     def _linear_paths(self, first_layer: int) -> list[str]:
-        """Paths of the linear layers of the blocks from `first_layer` up."""
+        """Paths of the linear layers of the blocks from `first_layer` up; not those of an adapter inside them."""
         from transformers.pytorch_utils import Conv1D
 
-        block = re.compile(r"\.(\d+)\.")
         found = []
         for path, part in self.module.named_modules():
-            number = block.search(path)
-            if number and isinstance(part, torch.nn.Linear | Conv1D) and int(number[1]) >= first_layer:
+            number = _BLOCK.search(path)
+            is_low_rank = ".lora_" in path
+            if (
+                number
+                and not is_low_rank
+                and isinstance(part, torch.nn.Linear | Conv1D)
+                and int(number[1]) >= first_layer
+            ):
                 found.append(path.removesuffix(".base_layer"))
         if not found:
             raise ModelError(
@@ -173,10 +202,10 @@ class ModuleBackend:
         inject_adapter_in_model(config, self.module)
         self.module.requires_grad_(False)
         adapter = ModuleAdapter(
-            rank=spec.rank, scale=spec.scale, first_layer=spec.first_layer, method=spec.method, alpha=spec.alpha,
-            targets=tuple(_last_names(paths)),
+            rank=spec.rank, scale=spec.scale, first_layer=min(map(_layer_of, paths)), method=spec.method,
+            alpha=spec.alpha, targets=tuple(_last_names(paths)),
         )  # fmt: skip
-        adapter.layers = [{} for _ in range(self.shape.num_layers - spec.first_layer)]
+        adapter.layers = [{} for _ in range(self.shape.num_layers - adapter.first_layer)]
         parts = {path: self.module.get_submodule(path) for path in paths}
         # getattr: PEFT names the two matrices alike, as attributes of the layer.
         sizes = [getattr(part, side)[INJECTED].weight.shape for part in parts.values() for side in ("lora_A", "lora_B")]
@@ -191,10 +220,10 @@ class ModuleBackend:
                 views.append(adapter.masters_P[at : at + math.prod(size)].view(size))
                 linear.weight = torch.nn.Parameter(views[-1])
                 at += math.prod(size)
-            number = re.search(r"\.(\d+)\.(.+)", path)
-            assert number is not None, "only layers of blocks are adapted"
             adapter.paths[path] = LowRank(*views)
-            adapter.layers[int(number[1]) - spec.first_layer][number[2]] = adapter.paths[path]
+            adapter.layers[_layer_of(path) - adapter.first_layer][_BLOCK.split(path, maxsplit=1)[2]] = adapter.paths[
+                path
+            ]
         return adapter
 
     def _read(self, adapter_dir: Path) -> ModuleAdapter:
@@ -220,9 +249,8 @@ class ModuleBackend:
         foreign = sorted(named - set(paths))
         if foreign or not paths:
             raise ModelError(f"{tensor_path}: {(foreign or ['no layer'])[0]} has no place in this base.")
-        numbers = [int(found[1]) for path in paths if (found := re.search(r"\.(\d+)\.", path))]
         adapter = self._inject(AdapterSpec(
-            rank=int(config["r"]), alpha=float(config["lora_alpha"]), first_layer=min(numbers),
+            rank=int(config["r"]), alpha=float(config["lora_alpha"]), first_layer=min(map(_layer_of, paths)),
             method="rslora" if config.get("use_rslora") else "lora",
         ), paths)  # fmt: skip
         for path, low_rank in adapter.paths.items():
@@ -235,6 +263,13 @@ class ModuleBackend:
                     )
                 master.copy_(found)
         return adapter
+
+
+def _layer_of(path: str) -> int:
+    """The block that a layer is in."""
+    number = _BLOCK.search(path)
+    assert number is not None, "only layers of blocks are adapted"
+    return int(number[1])
 
 
 def _last_names(paths: Sequence[str]) -> list[str]:
