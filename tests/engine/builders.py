@@ -77,3 +77,9 @@ def pattern_rows(num_rows: int, *, seed: int = 0) -> list[RenderedRow]:
         tokens = [(stride * place) % VOCAB for place in range(length)]
         rows.append(RenderedRow(f"p{seed}-{i}", tokens, [0.0, 0.0] + [1.0] * (length - 2)))
     return rows
+
+
+def change_config(base_dir: Path, **settings: object) -> None:
+    """Other values in config.json over the same weights."""
+    path = base_dir / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))

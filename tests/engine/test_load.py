@@ -25,7 +25,7 @@ from metier.engine import (
 )
 from metier.engine.families import read_config, why_not_compact
 from metier.engine.handle import Handle
-from tests.engine.builders import tiny_base
+from tests.engine.builders import change_config, tiny_base
 
 SPEC = AdapterSpec(rank=2, alpha=4.0)
 
@@ -232,6 +232,28 @@ def test_an_adapter_of_another_base_of_the_same_shapes_is_refused(tmp_path: Path
     assert (
         load(other, adapter=unsigned(adapter_dir)).adapter is not None
     )  # a file that names no base fits by its shapes
+
+
+def test_the_same_weights_under_another_config_are_another_base(tmp_path: Path) -> None:
+    base_dir = tiny_base(tmp_path / "base")
+    handle = load(base_dir, adapter=SPEC, dtype="fp32", threads=1)
+    whole = load(base_dir, adapter=AdapterSpec(method="full"), dtype="fp32", threads=1)
+    adapter_dir = export_adapter(handle, tmp_path / "adapter")
+    save_state(handle, tmp_path / "state")
+    for changes in ({"dtype": "bfloat16", "transformers_version": "9"}, {"rms_norm_eps": 1e-3}):
+        change_config(base_dir, **changes)
+        is_other = "rms_norm_eps" in changes
+        other = load(base_dir, adapter=SPEC, dtype="fp32", threads=1)
+        full = load(base_dir, adapter=AdapterSpec(method="full"), dtype="fp32", threads=1)
+        assert (other.fingerprint != handle.fingerprint, full.fingerprint != whole.fingerprint) == (is_other, is_other)
+        assert other.base_sha256 == handle.base_sha256
+        if not is_other:
+            load(base_dir, adapter=adapter_dir)
+            load_state(other, tmp_path / "state")
+    with pytest.raises(ModelError, match=r"tuned on config\.json [0-9a-f]{12}, but this config\.json is .*tune again"):
+        load(base_dir, adapter=adapter_dir)
+    with pytest.raises(ModelError, match="the checkpoint was made with base = "):
+        load_state(other, tmp_path / "state")
 
 
 def test_an_adapter_without_magnitudes_is_no_dora(tmp_path: Path) -> None:

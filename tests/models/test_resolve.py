@@ -259,3 +259,14 @@ def test_two_gguf_files_are_refused(tmp_path: Path) -> None:
 def test_sentence_model_is_no_base() -> None:
     with pytest.raises(ConfigError, match="a model of sentences; expected a chat model"):
         resolve("all-minilm-l6-v2")
+
+
+def test_what_a_base_computes_is_its_weights_under_its_config(tiny_dir: Path, tmp_path: Path) -> None:
+    folder = copy_of(tiny_dir, tmp_path)
+    path, first = folder / "config.json", resolve(f"path:{folder}")
+    config = json.loads(path.read_text())
+    for changes, is_other in (({"dtype": "float16", "use_cache": False}, False), ({"rms_norm_eps": 0.1}, True)):
+        path.write_text(json.dumps({**config, **changes}))
+        found = resolve(f"path:{folder}")
+        assert found.base_sha256 == first.base_sha256
+        assert (found.function_sha256 != first.function_sha256) == is_other

@@ -17,7 +17,7 @@ from metier.core.tune_config import TuneConfig
 from metier.engine import close, load, load_tuned, logprobs, make_batch, state, tuned_file
 from metier.render import RenderedRow
 from metier.tune import Options, Progress, TuneResult, tune
-from tests.engine.builders import pattern_rows, tiny_base
+from tests.engine.builders import change_config, pattern_rows, tiny_base
 
 CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.5, step_tokens=128, evals=3, product_dtype="fp32", lr=0.02)
 TRAIN, DEV = pattern_rows(24, seed=1), pattern_rows(6, seed=2)
@@ -72,6 +72,17 @@ def test_a_finished_folder_is_returned_as_it_is_and_other_settings_tune_again(ba
         base_dir, tmp_path / "tune", config=replace(CONFIG, weight_decay=0.3), options=Options(on_progress=seen.append)
     )
     assert seen and other.fingerprint != first.fingerprint
+
+
+def test_the_same_weights_under_another_config_tune_again_and_read_no_states_of_the_other(
+    base_dir: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, depth=1)
+    first = run(base_dir, tmp_path / "tune", config=config)
+    change_config(base_dir, rope_parameters={"rope_type": "default", "rope_theta": 50.0})
+    again = run(base_dir, tmp_path / "tune", config=config)
+    apart = run(base_dir, tmp_path / "apart", config=config, options=Options(trunk_dir=tmp_path / "other_trunk"))
+    assert first.dev_curve != again.dev_curve == apart.dev_curve
 
 
 class _Killed(Exception):

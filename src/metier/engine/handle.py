@@ -13,6 +13,7 @@ import torch
 
 from metier.core.config import nearest
 from metier.core.errors import ModelError
+from metier.core.hashing import value_hash
 from metier.core.tune_config import Method
 from metier.engine.full import FullMasters
 from metier.engine.model_bytes import model_sha256, tensor_bytes
@@ -93,6 +94,9 @@ class Handle:
     """Cores the verbs use; part of a run's identity, as sums depend on it."""
     base_dir: Path
     base_sha256: str
+    """Of the weights' bytes."""
+    config_sha256: str
+    """Of the settings of config.json that say which function the weights are."""
     ranks: Ranks = field(default_factory=current_ranks)
     """This process among those that share each step."""
     trainer: Trainer | None = None
@@ -122,14 +126,20 @@ class Handle:
         return f"{self.backend.name}: {self.backend.why}"
 
     @property
+    def function_sha256(self) -> str:
+        """SHA-256 of what the base computes: its weights under its config; 64 hex digits."""
+        return value_hash([self.base_sha256, self.config_sha256])
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over the base's and the adapter's bytes as they are now; 64 hex digits.
+        """SHA-256 over the base's weights and config and the adapter's bytes as they are now; 64 hex digits.
 
         Where the weights train themselves, that of the folder `export_model` would write.
         """
         if self.full is not None:
-            return hashlib.sha256(model_sha256(self.weights, base_sha256=self.full.tuned_from).encode()).hexdigest()
-        digest = hashlib.sha256(self.base_sha256.encode())
+            weights = model_sha256(self.weights, base_sha256=self.full.tuned_from)
+            return hashlib.sha256(value_hash([weights, self.config_sha256]).encode()).hexdigest()
+        digest = hashlib.sha256(self.function_sha256.encode())
         if self.adapter is not None:
             method, rank, scale, first_layer, targets = self.adapter.form
             form = "" if (method, targets) == ("lora", list(LINEAR_NAMES)) else f" {method} {targets}"

@@ -30,6 +30,7 @@ from metier.engine.ranks import current_ranks
 from metier.engine.reference import check_compact
 from metier.engine.weight_files import read_weights, weight_paths
 from metier.engine.weights import LlamaShape
+from metier.models import config_sha256
 
 __all__ = ["close", "load"]
 
@@ -95,9 +96,10 @@ def load(
         threads=threads or len(os.sched_getaffinity(0)),
         base_dir=base_dir,
         base_sha256=base_sha256,
+        config_sha256=config_sha256(base_dir),
     )
     if isinstance(adapter, Path):
-        refuse_other_base(adapter, base_sha256)
+        refuse_other_base(adapter, handle)
     if spec is not None and isinstance(backend, CompactBackend) and is_full:
         backend.dtype = use_dtype
         handle.full = take_over(backend.weights, first_layer=spec.first_layer, dtype=use_dtype)

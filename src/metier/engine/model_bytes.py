@@ -56,9 +56,9 @@ def named_tensors(weights: LlamaWeights) -> Iterator[tuple[str, Tensor]]:
         yield "lm_head.weight", weights.head_VD
 
 
-def file_bytes(tensors: Mapping[str, Tensor], *, base_sha256: str) -> Iterator[bytes | memoryview]:
-    """A safetensors file in pieces; its metadata names the base that its tensors were tuned on."""
-    header: dict[str, object] = {"__metadata__": {"format": "pt", "base_sha256": base_sha256}}
+def file_bytes(tensors: Mapping[str, Tensor], *, tuned_on: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A safetensors file in pieces; its metadata names the base that its tensors were tuned on, by its hashes."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt", **tuned_on}}
     end = 0
     for name, tensor in tensors.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -72,7 +72,7 @@ def file_bytes(tensors: Mapping[str, Tensor], *, base_sha256: str) -> Iterator[b
 
 def model_bytes(weights: LlamaWeights, *, base_sha256: str) -> Iterator[bytes | memoryview]:
     """A model as a safetensors file in pieces."""
-    return file_bytes(dict(named_tensors(weights)), base_sha256=base_sha256)
+    return file_bytes(dict(named_tensors(weights)), tuned_on={"base_sha256": base_sha256})
 
 
 def model_sha256(weights: LlamaWeights, *, base_sha256: str) -> str:

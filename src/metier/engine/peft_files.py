@@ -106,11 +106,12 @@ def export_adapter(handle: Handle, adapter_dir: Path) -> Path:
     """
     adapter = handle.require_adapter("export_adapter")
     tensors, config = handle.backend.adapter_files(adapter, base_name=handle.base_dir.name)
+    tuned_on = {"base_sha256": handle.base_sha256, "base_config_sha256": handle.config_sha256}
     try:
         adapter_dir.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise storage_error(adapter_dir, err) from err
-    write_pieces(adapter_dir / "adapter_model.safetensors", file_bytes(tensors, base_sha256=handle.base_sha256))
+    write_pieces(adapter_dir / "adapter_model.safetensors", file_bytes(tensors, tuned_on=tuned_on))
     write_json(adapter_dir / "adapter_config.json", config)
     return adapter_dir
 
@@ -151,20 +152,25 @@ def peft_config(adapter: Adapter, shape: LlamaShape, *, base_name: str) -> dict[
     }
 
 
-def refuse_other_base(adapter_dir: Path, base_sha256: str) -> None:
-    """Refuse an adapter whose file names another base than the one it was loaded onto.
+def refuse_other_base(adapter_dir: Path, handle: Handle) -> None:
+    """Refuse an adapter whose file names other weights, or another config, than those it was loaded onto.
 
     Raises:
         ModelError: it does.
     """
     tensor_path = adapter_dir / "adapter_model.safetensors"
     with safe_open(str(tensor_path), framework="pt") as file:
-        tuned_on = (file.metadata() or {}).get("base_sha256", "")
-    if tuned_on and tuned_on != base_sha256:
-        raise ModelError(
-            f"{tensor_path}: tuned on base {tuned_on[:12]}, but this base is {base_sha256[:12]}; its outputs would be "
-            "of no model that was ever measured. Load it onto its own base, or tune again."
-        )
+        named = file.metadata() or {}
+    for key, here, what in (
+        ("base_sha256", handle.base_sha256, "base"),
+        ("base_config_sha256", handle.config_sha256, "config.json"),
+    ):
+        tuned_on = named.get(key, here)  # files of other makers name neither
+        if tuned_on != here:
+            raise ModelError(
+                f"{tensor_path}: tuned on {what} {tuned_on[:12]}, but this {what} is {here[:12]}; its outputs would "
+                "be of no model that was ever measured. Load it onto its own base, or tune again."
+            )
 
 
 def read_adapter(adapter_dir: Path, shape: LlamaShape, *, device: str = "cpu") -> Adapter:

@@ -25,7 +25,7 @@ from metier.engine.loop import Trainer, trainer_of
 
 __all__ = ["drop_state", "find_state", "load_state", "save_state", "state_names"]
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 def save_state(handle: Handle, state_dir: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -144,7 +144,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:  # Any: JSON values
     """What must be equal for a resumed run to be the same run."""
     handle = trainer.handle
     return {
-        "base_sha256": handle.base_sha256,
+        "base": handle.function_sha256,
         "adapter": handle.require_trained("save_state").form,
         "dtype": str(handle.dtype).removeprefix("torch."),
         "threads": handle.threads,

@@ -152,7 +152,7 @@ def _identity(handle: Handle) -> dict[str, str | int]:
     """What the bits of a row's states depend on beside its tokens."""
     return {
         "version": TRUNK_VERSION,
-        "base": handle.base_sha256,
+        "base": handle.function_sha256,
         "layer": handle.require_trained("trunk cache").first_layer,
         "dtype": str(handle.dtype),
         # Another build or kind of core rounds its products otherwise.

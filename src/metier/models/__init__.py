@@ -1,5 +1,6 @@
 """Where a base model comes from, and which bytes it is; sentence embeddings."""
 
+from metier.models.identity import config_sha256
 from metier.models.resolve import BaseModel, check_base, resolve, resolve_sentences
 from metier.models.sentences import embed_sentences
 from metier.models.sources import cache_dir, known_models
@@ -9,6 +10,7 @@ __all__ = [
     "BaseModel",
     "cache_dir",
     "check_base",
+    "config_sha256",
     "embed_sentences",
     "known_models",
     "make_tiny_model",

@@ -17,7 +17,7 @@ from metier.core.errors import ModelError
 from metier.core.folders import read_json, write_json
 from metier.core.hashing import file_sha256, sha256_hex, value_hash
 
-__all__ = ["Identity", "check_folder", "identity_of", "read_identity", "weight_files"]
+__all__ = ["Identity", "check_folder", "config_sha256", "identity_of", "read_identity", "weight_files"]
 
 IDENTITY_NAME = "identity.json"
 _MAX_HEADER_BYTES = 100 << 20  # the safetensors format's own limit
@@ -35,6 +35,17 @@ class Identity:
     """Of the chat template's text; empty for a model without one."""
     num_params: int
     """Numbers stored in the safetensors files."""
+
+
+_NO_FUNCTION = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
+"""Settings of config.json that say where the weights come from and how they are held, not what they compute."""
+
+
+def config_sha256(model_dir: Path) -> str:
+    """Fingerprint of config.json: the same weights under another `rope_theta` are another function."""
+    config = _json_object(model_dir / "config.json")
+    kept = {name: value for name, value in config.items() if name not in _NO_FUNCTION}
+    return sha256_hex(json.dumps(kept, sort_keys=True).encode())  # some configs hold Infinity, which is not JSON
 
 
 def weight_files(model_dir: Path) -> list[Path]:

@@ -28,6 +28,7 @@ from metier.models.identity import (
     Identity,
     check_folder,
     compute_identity,
+    config_sha256,
     identity_of,
     read_identity,
 )
@@ -57,12 +58,19 @@ class BaseModel:
     """SPDX name; empty where it is not known."""
     base_sha256: str
     """Fingerprint of the weights."""
+    config_sha256: str
+    """Fingerprint of the settings that say which function the weights are."""
     tokenizer_sha256: str
     """Fingerprint of the tokenizer files."""
     template_sha256: str
     """Fingerprint of the chat template; empty for a model of sentences."""
     num_params: int
     """Numbers stored in the weights."""
+
+    @property
+    def function_sha256(self) -> str:
+        """Fingerprint of what the base computes: its weights under its config."""
+        return value_hash([self.base_sha256, self.config_sha256])
 
 
 def resolve(name: str, *, revision: str = "", project_dir: Path | None = None) -> BaseModel:
@@ -120,6 +128,7 @@ def _resolve(source: Source) -> BaseModel:
         source=source.text,
         dir=model_dir,
         licence=source.licence,
+        config_sha256=config_sha256(model_dir),
         **asdict(identity),
     )
 

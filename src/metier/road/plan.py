@@ -105,7 +105,7 @@ def make_plan(session: Session, parts: Parts) -> Plan:
     stage = session.stage(
         "plan",
         version=PLAN_VERSION,
-        inputs={"split": parts.stage_hash, "base": session.base.base_sha256},
+        inputs={"split": parts.stage_hash, "base": session.base.function_sha256},
         config={"tune": asdict(config.tune), "budget": asdict(config.budget), "guidelines": session.wordings,
                 "arms": [asdict(arm) for arm in config.arm]},
         work=work,

@@ -136,7 +136,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts) -> 
             stage_dir / "arm.json", {"described": arm.describe(), "fingerprint": arm.fingerprint, "dev": _dev_json(dev)}
         )
 
-    inputs = {"split": parts.stage_hash, "base": session.base.base_sha256, "plan": session.stages["plan"].hash}
+    inputs = {"split": parts.stage_hash, "base": session.base.function_sha256, "plan": session.stages["plan"].hash}
     settings = {"arm": asdict(config), "seed": session.config.project.seed, "guidelines": session.wordings}
     if config.kind == "tuned":
         settings["tune"] = asdict(session.config.tune)

@@ -95,7 +95,7 @@ class Tuning:
             version=TUNE_VERSION,
             inputs={
                 "split": self.parts.stage_hash,
-                "base": session.base.base_sha256,
+                "base": session.base.function_sha256,
                 "template": session.base.template_sha256,
                 "plan": session.stages["plan"].hash,
             },

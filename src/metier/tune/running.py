@@ -50,7 +50,7 @@ __all__ = ["Objective", "require_objective", "result_in", "run_objective"]
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 STATE_NAME = "state"
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
@@ -146,7 +146,7 @@ def _stage_hash(handle: Handle, objective: Objective, config: TuneConfig, seed: 
     rows = value_hash(
         [[row.row_id, list(row.tokens), list(row.weight)] for part in parts for each in part for row in each]
     )
-    inputs = {"base": handle.base_sha256, "rows": rows, "num_train": len(objective.train), "seed": seed,
+    inputs = {"base": handle.function_sha256, "rows": rows, "num_train": len(objective.train), "seed": seed,
               "start": handle.fingerprint}  # fmt: skip
     identity = {"threads": handle.threads, "dtype": str(handle.dtype)}
     return stage_hash(stage="tune", version=STAGE_VERSION, inputs=inputs, config={**asdict(config), **identity})
