@@ -118,3 +118,25 @@ def test_an_error_of_the_run_comes_back_as_itself(base_dir: Path, tmp_path: Path
 def test_a_worker_that_torchrun_did_not_start_is_refused() -> None:
     with pytest.raises(ConfigError, match="RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR not set"):
         open_ranks()
+
+
+def test_processes_go_on_with_the_threads_they_began_with(base_dir: Path, tmp_path: Path) -> None:
+    settings = {"passes": 8.0, "evals": 8}
+    whole = run(base_dir, tmp_path / "whole", 2, threads=4, settings=settings)
+    assert whole.execution.threads == 2, "of each process"
+    assert run(base_dir, tmp_path / "whole", 2, threads=None, settings=settings) == whole
+
+    class _Stopped(Exception):
+        pass
+
+    def stop(progress: Progress) -> None:
+        if (tmp_path / "cut" / "state" / "state.json").exists():
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        run(base_dir, tmp_path / "cut", 2, threads=4, settings=settings, on_progress=stop)
+    seen: list[Progress] = []
+    resumed = run(base_dir, tmp_path / "cut", 2, threads=None, settings=settings, on_progress=seen.append)
+    assert seen[0].step > 1
+    assert resumed.execution.threads == 2
+    assert left_in(tmp_path / "cut") == left_in(tmp_path / "whole")

@@ -45,6 +45,8 @@ class Execution:
     block: Choice
     """compact or transformers: whose forward and backward."""
     product_dtype: Choice
+    threads: int
+    """Cores of each process; sums depend on their number."""
     workers: Choice
     micro_tokens: Choice
     layout: Choice

@@ -93,7 +93,7 @@ def load(
         backend=backend,
         adapter=None if adapter is None or takes_over else backend.adapter(adapter, seed=seed),
         dtype=use_dtype,
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads or _share_of_cores(),
         base_dir=base_dir,
         base_sha256=base_sha256,
         config_sha256=config_sha256(base_dir),
@@ -119,6 +119,12 @@ def _backend(base_dir: Path, shape: LlamaShape, dtype: torch.dtype, device: str,
         reason = f"the compact block {checked.sentence}"
     log.warning("%s: computed by transformers' own modules, several times slower: %s", base_dir.name, reason)
     return load_module(base_dir, shape, dtype, device, why=reason)
+
+
+def _share_of_cores() -> int:
+    """Cores of this process among those that share its steps; the same number for each of them."""
+    ranks = current_ranks()
+    return ranks.gather(max(1, len(os.sched_getaffinity(0)) // ranks.size))[0]
 
 
 def close(handle: Handle) -> None:

@@ -82,7 +82,8 @@ def arrange(
     first_layer = handle.require_trained("tune").first_layer
     execution = Execution(
         block=Choice(name=handle.backend.name, reason=handle.backend.why),
-        product_dtype=_dtype(handle, config),
+        product_dtype=_dtype(handle, config) if before is None else before.product_dtype,
+        threads=handle.threads,
         workers=Choice(
             name=str(workers),
             reason=f"of {trainer.max_workers}; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",

@@ -93,7 +93,7 @@ def tune_in_processes(job: Job) -> TuneResult:
 
 
 def _write_job(job: Job, job_dir: Path) -> None:
-    threads = job.options.threads or len(os.sched_getaffinity(0))
+    threads = job.options.threads
     folders = {"start": job.options.start, "trunk_dir": job.options.trunk_dir}
     write_json(
         job_dir / "job.json",
@@ -102,7 +102,8 @@ def _write_job(job: Job, job_dir: Path) -> None:
             "base_dir": str(job.base_dir.resolve()),
             "out_dir": str(job.out_dir.resolve()),
             "seed": job.seed,
-            "threads": max(1, threads // job.config.processes),
+            # Not asked for: each rank takes its share of the cores, or what the run began with.
+            "threads": None if threads is None else max(1, threads // job.config.processes),
             **{name: None if path is None else str(path.resolve()) for name, path in folders.items()},
         },
     )

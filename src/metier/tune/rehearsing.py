@@ -39,6 +39,7 @@ from metier.engine import (
 from metier.engine.form import Execution
 from metier.engine.load import DtypeName
 from metier.tune.arrange import RunRows, arrange
+from metier.tune.begun import dtype_setting
 from metier.tune.estimate import Speed, measure_speed, normal_and_longest
 from metier.tune.form import load_trainee
 from metier.tune.memory import runtime_gib
@@ -120,7 +121,8 @@ def rehearse(
         _step(handle, normal, lr)
         wanted = handle.fingerprint
         close(handle)
-        handle, resume_s = _resumed(base, config, used, lr=lr, work_dir=work_dir, seed=seed + 1, threads=threads)
+        begun = replace(config, product_dtype=dtype_setting(execution.product_dtype.name))
+        handle, resume_s = _resumed(base, begun, used, lr=lr, work_dir=work_dir, seed=seed + 1, threads=threads)
         _require_same(handle.fingerprint, wanted)
         close(handle)
         replies, decode_s = _replies(base, work_dir / "tuned", prompts, like=handle)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metier.core.errors import ConfigError, ModelError
-from metier.core.folders import drop_parts, finish, finished, fresh_dir, read_json, stage_hash, write_bytes
+from metier.core.folders import drop_parts, finish, fresh_dir, read_json, stage_hash, write_bytes
 from metier.core.hashing import canonical_json, value_hash
 from metier.core.tune_config import TuneConfig
 from metier.engine import (
@@ -27,16 +27,17 @@ from metier.engine import (
     drop_state,
     export_adapter,
     export_model,
-    find_state,
     forward_backward,
     load_state,
     make_batch,
     optim_step,
+    read_shape,
     save_state,
     state_names,
 )
 from metier.engine.form import Execution
 from metier.tune.arrange import RunRows, arrange
+from metier.tune.begun import STATE_NAME, TakenUp, take_up, tell_discarded
 from metier.tune.examples import Examples
 from metier.tune.form import load_trainee
 from metier.tune.metrics import Metrics
@@ -51,7 +52,6 @@ __all__ = ["Objective", "require_objective", "result_in", "run_objective"]
 log = logging.getLogger(__name__)
 
 STAGE_VERSION = 6
-STATE_NAME = "state"
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
 
@@ -107,6 +107,9 @@ def run_objective(
 ) -> TuneResult:
     """Run to the end, from the last checkpoint where there is one; a finished folder of the same run is returned.
 
+    What the machine decides (threads, precision) is what the run began with; of another run, what a folder holds is
+    deleted with a warning.
+
     `config` holds passes and, where it is set, the learning rate of this objective. `dropped` are ids of train rows
     that were left out.
 
@@ -117,16 +120,22 @@ def run_objective(
     lengths = [sum(len(row.tokens) for row in example) for example in objective.train]
     config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
     steps = run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
-    handle = load_trainee(base, config, seed=seed, options=options)
+    width = read_shape(base if isinstance(base, Path) else base.dir).width
+    config = replace(config, lr=config.lr or objective.default_lr(width, num_steps=len(steps)))
+    taken = take_up(
+        lambda dtype: load_trainee(base, replace(config, product_dtype=dtype), seed=seed, options=options),
+        lambda handle: _stage_hash(handle, objective, config, seed),
+        out_dir=out_dir,
+        dtype=config.product_dtype,
+        options=options,
+    )
+    handle = taken.handle
     try:
-        peak = config.lr or objective.default_lr(handle.shape.width, num_steps=len(steps))
-        config = replace(config, lr=peak)
-        wanted = _stage_hash(handle, objective, config, seed)
-        if finished(out_dir, wanted):
+        if taken.is_finished:
             if handle.ranks.is_first:
                 drop_state(out_dir / STATE_NAME)  # a kill right after done.json leaves it
             return result_in(out_dir)
-        run = _Run(handle, objective, steps, config, out_dir, wanted)
+        run = _Run(taken, objective, steps, config, out_dir)
         run.resume_or_start(options)
         if handle.ranks.is_first:
             run.note_dropped(dropped)
@@ -157,16 +166,15 @@ class _Run:
 
     def __init__(
         self,
-        handle: Handle,
+        taken: TakenUp,
         objective: Objective,
         steps: list[list[int]],
         config: TuneConfig,
         out_dir: Path,
-        wanted: str,
     ) -> None:
-        self.ranks = handle.ranks
-        self.handle, self.objective, self.start = handle, objective, handle.fingerprint
-        self.steps, self.config, self.out_dir, self.wanted = steps, config, out_dir, wanted
+        self.taken, self.handle, self.ranks = taken, taken.handle, taken.handle.ranks
+        self.objective, self.start, self.wanted = objective, taken.handle.fingerprint, taken.wanted
+        self.steps, self.config, self.out_dir = steps, config, out_dir
         self.metrics = Metrics(out_dir / "metrics.jsonl")
         self.eval_at = eval_steps(len(steps), config.evals)
         self.step, self.num_tokens, self.num_trained, self.seconds = 0, 0, 0, 0.0
@@ -176,13 +184,13 @@ class _Run:
 
     def resume_or_start(self, options: Options) -> None:
         """Go back to the last checkpoint of exactly this run, or start in an empty folder."""
-        found_dir = find_state(self.state_dir)
-        resumed = found_dir is not None and read_json(found_dir / "state.json")["facts"].get("hash") == self.wanted
+        resumed = self.taken.is_resumable
         self.ranks.require_same(resumed, what=f"whether {self.state_dir} holds a checkpoint of this run")
         if self.ranks.is_first:
             if resumed:
                 drop_parts(self.out_dir)
             else:
+                tell_discarded(self.out_dir, self.taken.discards, options)
                 fresh_dir(self.out_dir)
         self.ranks.wait()
         began = time.monotonic()
