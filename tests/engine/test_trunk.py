@@ -7,14 +7,17 @@ import logging
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from metier.core.errors import StoreError
-from metier.engine import AdapterSpec, Handle, Linear, close, forward_backward, load, logprobs, make_batch
+from metier.engine import AdapterSpec, Handle, Linear, close, forward_backward, load, logprobs, make_batch, trunk_files
 from metier.engine.form import Form
 from metier.engine.loop import trainer_of
 from metier.engine.trunk import Trunk, open_trunk, row_key
@@ -307,3 +310,53 @@ def test_rows_nobody_wants_make_room_for_those_of_this_run(base_dir: Path, tmp_p
         assert key not in again.files.views or torch.equal(again.files.views[key], states)
     again.files.close()
     close(handle)
+
+
+def test_a_folder_that_is_evicted_while_it_is_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = {"a": torch.ones(3, 4, dtype=torch.bfloat16)}
+    first = TrunkFiles(tmp_path / "trunk", 4)
+    first.append(block)
+    first.close()
+    is_deleting, rmtree = threading.Event(), shutil.rmtree
+
+    def slowly(folder: Path) -> None:
+        is_deleting.set()
+        time.sleep(0.3)
+        rmtree(folder)
+
+    monkeypatch.setattr(trunk_files.shutil, "rmtree", slowly)
+    evicting = threading.Thread(target=trunk_files._evict, args=(tmp_path / "trunk",))
+    evicting.start()
+    assert is_deleting.wait(10)
+    second = TrunkFiles(tmp_path / "trunk", 4)  # waits for the lock of a folder that goes meanwhile
+    evicting.join()
+    second.take(["a"])
+    assert not second.views
+    second.append(block)
+    assert second.stored() == {"a"}
+    second.close()
+
+
+def test_a_reader_finds_its_rows_while_another_run_replaces_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = TrunkFiles(tmp_path / "trunk", 4)
+    writer.append({key: torch.ones(num, 4, dtype=torch.bfloat16) for key, num in (("a", 3), ("b", 2))})
+    reader, map_file = TrunkFiles(tmp_path / "trunk", 4), TrunkFiles._map
+    replacing = threading.Thread(target=writer.keep_only, args=(["a"],))
+
+    def late(files: TrunkFiles, name: str) -> torch.Tensor:
+        if files is reader and not replacing.is_alive():
+            replacing.start()
+            replacing.join(0.3)  # does it get between the index and the file?
+        return map_file(files, name)
+
+    monkeypatch.setattr(TrunkFiles, "_map", late)
+    reader.take(["a", "b"])
+    replacing.join()
+    assert sorted(reader.views) == ["a", "b"]
+    assert writer.stored() == {"a"}
+    reader.close()
+    writer.close()

@@ -312,3 +312,16 @@ def test_a_fresh_adapter_gives_bit_for_bit_what_no_adapter_gives(base_dir: Path)
     assert torch.equal(logprobs(without, batch).result(), logprobs(fresh, batch).result())
     close(without)
     close(fresh)
+
+
+def test_a_pair_too_long_is_counted_also_where_it_shares_its_row_with_a_kept_one(
+    base_dir: Path, tmp_path: Path
+) -> None:
+    long = random_rows([300])[0]
+    pair = RenderedPair(TRAIN[0].row_id, long, RenderedRow(long.row_id, [*long.tokens[:-1], 0], long.weight))
+    config = replace(CONFIG, max_row_tokens=256)
+    result = tune_pairs(
+        [*TRAIN, pair], DEV, config, base=base_dir, out_dir=tmp_path / "dpo", seed=0, options=Options(threads=1)
+    )
+    assert (result.num_rows, result.num_dropped) == (len(TRAIN), 1)
+    assert json.loads((tmp_path / "dpo" / "dropped.jsonl").read_text())["row_id"] == TRAIN[0].row_id

@@ -46,9 +46,11 @@ def left_in(out_dir: Path) -> dict[str, object]:
 
 def test_two_processes_of_one_thread_give_the_bits_of_one_with_two_workers(base_dir: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
+    told: list[str] = []
     one = run(base_dir, tmp_path / "one", 1)
     processes = 2
-    two = run(base_dir, tmp_path / "two", processes, on_progress=seen.append)
+    two = run(base_dir, tmp_path / "two", processes, on_progress=seen.append, say=told.append)
+    assert told == two.execution.lines()
     assert left_in(tmp_path / "two") == left_in(tmp_path / "one")
     assert (two.fingerprint, two.dev_curve, two.best_step) == (one.fingerprint, one.dev_curve, one.best_step)
     assert [each.step for each in seen] == list(range(1, one.num_steps + 1))

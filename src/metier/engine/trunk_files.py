@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,10 +64,7 @@ class TrunkFiles:
         self.views: dict[str, Tensor] = {}
         """States of the rows this run has checked: (tokens, width) bf16, views of the mapped file."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.in_use = (folder / "in_use").open("a+b")
-            os.utime(folder / "in_use")
-            fcntl.flock(self.in_use, fcntl.LOCK_SH)
+            self.in_use = _hold(folder)
         except OSError as err:
             raise storage_error(folder, err) from err
 
@@ -82,9 +79,9 @@ class TrunkFiles:
 
     def take(self, wanted: Collection[str]) -> None:
         """Map the wanted rows that are here, each checked against its hash; a damaged one is thrown away."""
-        index = self._read_index()
+        with self._writing() as index:  # nobody replaces the file between reading its index and mapping it
+            states = self._map(index.file)
         found = {key: index.rows[key] for key in wanted if key in index.rows and key not in self.views}
-        states = self._map(index.file)
         damaged = []
         for key, entry in found.items():
             view = states[entry.start : entry.start + entry.num_tokens]
@@ -122,7 +119,7 @@ class TrunkFiles:
             except OSError as err:
                 raise storage_error(path, err) from err
             self._write_index(index._replace(end=at))
-        mapped = self._map(index.file)
+            mapped = self._map(index.file)
         for key in block:
             entry = index.rows[key]
             self.views[key] = mapped[entry.start : entry.start + entry.num_tokens]
@@ -203,6 +200,21 @@ class TrunkFiles:
         with path.open("rb") as file:
             pages = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         return torch.frombuffer(pages, dtype=torch.bfloat16).view(-1, self.width)
+
+
+def _hold(folder: Path) -> BinaryIO:
+    """The open `in_use` of a folder, held so that nobody evicts it; made anew where it went while this waited."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "in_use"
+        with suppress(FileNotFoundError):
+            file = path.open("a+b")
+            fcntl.flock(file, fcntl.LOCK_SH)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    os.utime(path)
+                    return file
+            file.close()
 
 
 def _sha256(states: Tensor) -> str:

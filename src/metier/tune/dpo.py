@@ -75,7 +75,6 @@ def tune_pairs(
     kept = within_limit(examples, config, part="train")
     kept_dev = within_limit(dev_examples, config, part="dev")
     settings = config.dpo or DpoConfig()
-    held = {example[0].row_id for example in kept}
     return run_objective(
         Preference(kept, kept_dev, settings, method=config.method, rank=config.rank),
         replace(config, dpo=settings, passes=settings.passes, lr=settings.lr),
@@ -83,7 +82,7 @@ def tune_pairs(
         out_dir=out_dir,
         seed=seed,
         options=options,
-        dropped=[pair.row_id for pair in train if pair.row_id not in held],
+        dropped=[pair.row_id for pair in train if max(len(row.tokens) for row in pair.rows) > config.max_row_tokens],
     )
 
 

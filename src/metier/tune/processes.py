@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -36,6 +35,8 @@ __all__ = ["Job", "read_job", "tune_in_processes", "wants_processes"]
 
 PROGRESS_WORD = "metier-progress "
 """What the first rank begins a line with that says how far it is."""
+SAY_WORD = "metier-say "
+"""The same of a line that says what the run chose for itself."""
 _DEAD_RANK = re.compile(r"exitcode: (-?\d+)\) local_rank: (\d+)")
 
 
@@ -82,7 +83,7 @@ def tune_in_processes(job: Job) -> TuneResult:
     ):
         try:
             assert run.stdout is not None
-            _follow(run.stdout, job.options.on_progress)
+            _follow(run.stdout, job.options)
             code = run.wait()
         finally:
             run.terminate()  # an interrupted parent leaves no process behind
@@ -134,11 +135,13 @@ def read_job(job_dir: Path) -> Job:
     )
 
 
-def _follow(lines: IO[str], on_progress: Callable[[Progress], None] | None) -> None:
+def _follow(lines: IO[str], options: Options) -> None:
     """Read what the processes say until they end."""
     for line in lines:
-        if on_progress is not None and line.startswith(PROGRESS_WORD):
-            on_progress(Progress(**json.loads(line.removeprefix(PROGRESS_WORD))))
+        if options.on_progress is not None and line.startswith(PROGRESS_WORD):
+            options.on_progress(Progress(**json.loads(line.removeprefix(PROGRESS_WORD))))
+        if options.say is not None and line.startswith(SAY_WORD):
+            options.say(json.loads(line.removeprefix(SAY_WORD)))
 
 
 def _raise_what_happened(job: Job, job_dir: Path) -> None:

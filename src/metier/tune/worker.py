@@ -13,7 +13,7 @@ from metier.core.folders import write_json
 from metier.engine import Ranks, close_ranks, open_ranks
 from metier.render import RenderedPair
 from metier.tune.dpo import tune_pairs
-from metier.tune.processes import PROGRESS_WORD, Job, read_job
+from metier.tune.processes import PROGRESS_WORD, SAY_WORD, Job, read_job
 from metier.tune.result import Progress, TuneResult
 from metier.tune.sft import tune
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(job: Job, ranks: Ranks) -> TuneResult:
-    options = replace(job.options, on_progress=_say if ranks.is_first else None)
+    options = replace(job.options, on_progress=_tell_progress, say=_say) if ranks.is_first else job.options
     base, out_dir, seed, config = job.base, job.out_dir, job.seed, job.config
     if config.objective == "dpo":
         pairs, dev_pairs = ([RenderedPair(rows[0].row_id, *rows) for rows in part] for part in (job.train, job.dev))
@@ -46,8 +46,13 @@ def _run(job: Job, ranks: Ranks) -> TuneResult:
     return tune(rows, dev, config, base=base, out_dir=out_dir, seed=seed, options=options)
 
 
-def _say(progress: Progress) -> None:
+def _tell_progress(progress: Progress) -> None:
     sys.stdout.write(PROGRESS_WORD + json.dumps(asdict(progress)) + "\n")
+    sys.stdout.flush()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(SAY_WORD + json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
