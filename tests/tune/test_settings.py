@@ -79,6 +79,7 @@ def test_another_value_is_another_run(name: str, base_dir: Path, first: dict[str
 
 
 def test_another_patience_is_another_run(base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tune.patience ends a run whose dev loss rises."""
     monkeypatch.setattr(f"{__name__}.DEV", [replace(row, tokens=row.tokens[::-1]) for row in DEV])
     endless, ended = (run(base_dir, tmp_path / str(patience), replace(STEEP, patience=patience)) for patience in (0, 2))
     assert endless != ended

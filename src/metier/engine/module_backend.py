@@ -143,7 +143,7 @@ class ModuleBackend:
         if not paths:
             raise ModelError(
                 f"adapter: this base has no linear layer called {' or '.join(spec.targets)}; it has "
-                f"{', '.join(_last_names(self._linear_paths(0)))}. Change tune.targets."
+                f"{', '.join(_last_names(self._linear_paths(0)))}. Leave tune.targets out: it adapts them all."
             )
         return paths
 
