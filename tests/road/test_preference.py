@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, GateClosed
 from metier.core.project_file import load_project_file
 from metier.core.rows import Row
+from metier.road import rehearsal
+from metier.road.cut import cut_rows
+from metier.road.ground import read_and_check
+from metier.road.plan import make_plan, pairs_estimate, tune_estimate
+from metier.road.run import open_session
 from tests.road.comparing import comparable, scores
 from tests.road.killing import killed, run_until
 from tests.road.running import change, copy_of, files_of, metier
@@ -67,7 +73,9 @@ def test_mined_pairs_lead_to_a_verdict_on_the_adapter_of_dpo(mined: Path) -> Non
     assert counts["rows"] == counts["pairs"] + counts["all_pass"] + counts["no_room"]
     assert counts["replies"] == 2 * counts["rows"], "the project file says samples = 2"
     facts, sft = stage_file(mined, "tune-dpo/*/facts.json"), stage_file(mined, "tune/*/facts.json")
-    assert report["costs"]["tune_minutes"] == pytest.approx((facts["seconds"] + sft["seconds"]) / 60)
+    mining_s = stage_file(mined, "pairs/*/done.json")["seconds"]
+    assert mining_s > 0
+    assert report["costs"]["tune_minutes"] == pytest.approx((facts["seconds"] + sft["seconds"] + mining_s) / 60)
     reference = stage_file(mined, "tune-dpo/*/run/reference.json")
     assert len(reference["train"]) + len(reference["dev"]) == 2 * counts["pairs"]
     assert len(reference["dev"]) == 2 * round(0.1 * counts["pairs"])
@@ -147,6 +155,38 @@ def test_pairs_of_the_files_lead_to_a_verdict_too(tmp_path: Path) -> None:
     reference = stage_file(project, "tune-dpo/*/run/reference.json")
     assert (len(reference["train"]), len(reference["dev"])) == (2 * split["train"], 2 * split["dev"])
     assert metier("verify", "-C", project, "--json").json["problems"] == []
+
+
+def test_dpo_takes_a_tenth_of_the_rate_that_sft_had(new_mined: Path, tmp_path: Path) -> None:
+    project = copy_of(new_mined, tmp_path / "p")
+    change(project, "lr = 0.001\n", "")
+    ran = metier("tune", "-C", project, "--json")
+    assert ran.code == 0, ran.err
+    assert stage_file(project, "tune/*/facts.json")["lr"] == 0.002, "the project file says so"
+    assert ran.json["lr"] == pytest.approx(0.0002)
+
+
+def test_a_rehearsed_plan_holds_mining_and_dpo(new_mined: Path, tmp_path: Path) -> None:
+    project = copy_of(new_mined, tmp_path / "p")
+    config = load_project_file(project, [])
+    with open_session(project, config, what="test") as session:
+        parts = cut_rows(session, read_and_check(session))
+        plan = make_plan(session, parts)
+        found = rehearsal.rehearse_plan(session, parts, plan)
+        work = rehearsal.measure_workload(session, parts, rehearsal.render_parts(session, parts))
+        speeds, tune = rehearsal._speeds(plan, found), rehearsal._config(session, plan)
+        sft = tune_estimate(session, tune, work, speeds.tune, num_rows=plan.num_train_rows)
+        pairs = pairs_estimate(session, tune, work, speeds.tune, num_rows=plan.num_train_rows)
+        assert found.tune_gib == max(sft.gib, pairs.gib)
+        drawn_s = 2 * plan.num_train_rows * work.gold_tokens / plan.speeds["decode_tok_s"]
+        assert 60 * (found.tune_minutes - sft.minutes - pairs.minutes) > drawn_s
+        assert rehearsal.with_rehearsal(session, parts, plan).predictions["tune_minutes"][0] == found.tune_minutes
+        # A decoder this slow draws for 13.5 hours, in a budget of ten.
+        slow = replace(plan, speeds={**plan.speeds, "decode_tok_s": 2 * plan.num_train_rows * work.gold_tokens / 48_600})
+        told = rehearsal._repredicted(session, slow, work, found)
+        assert told.tune_minutes > 810
+        with pytest.raises(GateClosed, match="minutes, .* of them tuning"):
+            rehearsal._require_fit(session, slow, work, told)
 
 
 def test_files_without_pairs_say_what_to_do(new_mined: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from metier.core.errors import GateClosed
 from metier.core.project_file import load_project_file
+from metier.models import resolve
 from metier.road import rehearsal
 from metier.road.cut import cut_rows
 from metier.road.ground import read_and_check
@@ -81,6 +82,10 @@ def test_a_search_is_logged_and_the_lowest_dev_loss_is_kept(tuned: Path) -> None
     assert len(lines) == len(found["search"]) == 2
     assert {(line["purpose"], line["part"]) for line in lines} == {("search", "dev")}
     assert lines[1]["lr"] == pytest.approx(lines[0]["lr"] / 2)
+    # A run of under 100 steps: the factor is 15 (docs/tune.md), whatever a candidate's own number of steps.
+    assert found["num_steps"] < 100
+    width = json.loads((resolve("tiny").dir / "config.json").read_text())["hidden_size"]
+    assert lines[0]["lr"] == pytest.approx(5e-5 * 15 * (2000 / width) ** 0.781)
     assert found["lr"] == min(lines, key=lambda line: line["dev_loss_nats"])["lr"]
     assert not list(log_path.parent.glob("candidate-*"))
 

@@ -236,11 +236,16 @@ def test_another_value_is_another_run(name: str, base_dir: Path, tmp_path: Path)
 
 def test_the_learning_rate_is_a_tenth_of_that_of_sft(base_dir: Path, tmp_path: Path) -> None:
     rows = pattern_rows(24, seed=1)
-    config = replace(CONFIG, dpo=replace(DPO, lr=0.0))
+    config = replace(CONFIG, lr=0.0, dpo=replace(DPO, lr=0.0))
     sft = tune(
         rows, rows[:4], replace(config, objective="sft", dpo=None), base=base_dir, out_dir=tmp_path / "sft", seed=0
     )
     assert run(base_dir, tmp_path / "dpo", config=config).lr == pytest.approx(sft.lr / 10)
+
+
+def test_the_learning_rate_is_a_tenth_of_one_that_is_set(base_dir: Path, tmp_path: Path) -> None:
+    config = replace(CONFIG, lr=0.003, dpo=replace(DPO, lr=0.0))
+    assert run(base_dir, tmp_path / "dpo", config=config).lr == pytest.approx(0.0003)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from metier.core.errors import DataError, ModelError
 from metier.core.tune_config import TuneConfig
 from metier.engine import close, load, load_tuned, logprobs, make_batch, state, tuned_file
 from metier.render import RenderedRow
-from metier.tune import Options, Progress, TuneResult, tune
+from metier.tune import Options, Progress, TuneResult, rule_lr, tune
 from tests.engine.builders import change_config, pattern_rows, tiny_base
 
 CONFIG = TuneConfig(rank=4, alpha=8.0, passes=1.5, step_tokens=128, evals=3, product_dtype="fp32", lr=0.02)
@@ -40,6 +40,15 @@ def files_of(out_dir: Path) -> dict[str, object]:
     metrics = [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
     (tuned,) = {path.parent for path in out_dir.rglob("*.safetensors")}
     return {"tuned": tuned_file(tuned).read_bytes(), "metrics": metrics}
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "rslora"}, {"method": "dora"}, {"passes": 5.0, "step_tokens": 16}, {"passes": 0.0}])
+def test_the_rules_rate_is_told_before_the_run(base_dir: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, lr=0.0, evals=1, **changes)
+    width = json.loads((base_dir / "config.json").read_text())["hidden_size"]
+    result = run(base_dir, tmp_path / "run", config=config)
+    assert (result.num_steps >= 100) == (config.passes == 5)
+    assert rule_lr(TRAIN, config, width=width, seed=0) == result.lr
 
 
 def test_tuning_learns_and_keeps_the_step_with_the_lowest_dev_loss(base_dir: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class DpoConfig(Settings):
     length_normalised: bool = False
     """Whether a reply counts by its mean log-probability a token instead of the sum; ipo always takes the mean."""
     lr: float = 0.0
-    """Peak learning rate; 0 takes a tenth of what sft would get."""
+    """Peak learning rate; 0 takes a tenth of that of sft, be it set, searched or given by the rule."""
     passes: float = 1.0
     """How often every pair is seen."""
     pairs: Literal["file", "mined"] = "mined"

@@ -219,27 +219,30 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
 def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
     """Seconds of a tuning run with its dev evaluations; under dpo of both its parts."""
     config = replace(session.config.tune, passes=choice.passes, depth=choice.depth)
-    found = tune_estimate(session, config, work, speeds.tune, num_rows=choice.num_rows)
-    return 60 * found.minutes + dpo_seconds(choice, work, speeds, session)
+    return 60 * objective_estimate(session, config, work, speeds, num_rows=choice.num_rows).minutes
 
 
-def dpo_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
-    """Seconds of dpo after sft, if every row gave a pair: drawn replies, the reference, and both rows of every pair."""
-    tune = session.config.tune
-    if tune.objective != "dpo":
-        return 0.0
-    settings = tune.dpo or DpoConfig()
-    config = replace(tune, depth=choice.depth)
-    found = pairs_estimate(session, config, work, speeds.tune, num_rows=choice.num_rows)
-    draws_s = 0.0
+def objective_estimate(
+    session: Session, config: TuneConfig, work: Workload, speeds: Speeds, *, num_rows: int
+) -> TuneEstimate:
+    """Minutes and memory of all the objective does: under dpo also drawn replies, reference and pairs after sft.
+
+    Every row is taken to give a pair. Memory is that of the larger part.
+    """
+    sft = tune_estimate(session, config, work, speeds.tune, num_rows=num_rows)
+    if config.objective != "dpo":
+        return sft
+    pairs = pairs_estimate(session, config, work, speeds.tune, num_rows=num_rows)
+    settings, draws_s = config.dpo or DpoConfig(), 0.0
     if settings.pairs == "mined":
         draws_s = speeds.load_s + speeds.batch_s(
-            num_rows=choice.num_rows * settings.samples,
+            num_rows=num_rows * settings.samples,
             prefix_tokens=work.prefix_tokens["tuned"],
             prompt_tokens=work.prompt_tokens["tuned"],
             reply_tokens=work.gold_tokens,
         )
-    return 60 * found.minutes + draws_s
+    larger = max(sft, pairs, key=lambda part: part.gib)
+    return replace(larger, minutes=sft.minutes + pairs.minutes + draws_s / 60)
 
 
 def tune_estimate(session: Session, config: TuneConfig, work: Workload, speed: Speed, *, num_rows: int) -> TuneEstimate:

@@ -16,14 +16,14 @@ from metier.core.errors import GateClosed
 from metier.core.folders import finished, read_json, stage_hash, write_json
 from metier.core.seeds import derived_seed
 from metier.core.tune_config import TuneConfig
-from metier.road.calibrate import Workload, measure_workload
+from metier.road.calibrate import Speeds, Workload, measure_workload
 from metier.road.cut import Parts
-from metier.road.plan import OVERRUN, Plan, chosen_rows, tune_estimate
+from metier.road.plan import OVERRUN, Plan, chosen_rows, objective_estimate
 from metier.road.rendered import Rendered, instruction_text, render_parts
 from metier.road.session import Session
 
 if TYPE_CHECKING:
-    from metier.tune import Speed
+    from metier.tune import TuneEstimate
 
 __all__ = ["Rehearsed", "rehearse_plan", "require_room", "with_rehearsal"]
 
@@ -212,15 +212,17 @@ def _rehearse(session: Session, parts: Parts, plan: Plan, rendered: Rendered, wo
     )
 
 
-def _speed(found: Rehearsed) -> Speed:
+def _speeds(plan: Plan, found: Rehearsed) -> Speeds:
+    """What the plan measured, with what the rehearsal measured in its place."""
     from metier.tune import Speed
 
-    return Speed(**{f.name: found.speed[f.name] for f in fields(Speed)})
+    tune = Speed(**{f.name: found.speed[f.name] for f in fields(Speed)})
+    return Speeds(**{**plan.speeds, "tune": tune, "load_s": found.load_s})
 
 
 def _repredicted(session: Session, plan: Plan, work: Workload, found: Rehearsed) -> Rehearsed:
     """The findings with what they predict of the whole run."""
-    told = tune_estimate(session, _config(session, plan), work, _speed(found), num_rows=plan.num_train_rows)
+    told = _told(session, plan, work, found, _config(session, plan))
     return replace(found, tune_minutes=told.minutes, tune_gib=told.gib, memory_parts=told.memory.as_text())
 
 
@@ -251,7 +253,7 @@ def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed)
     if not there:
         there, named = available_gib() + resident_gib(), "the machine's available memory"
     if found.tune_gib > there:
-        fits = _fix(session, plan, lambda config: _told(session, plan, work, found, config)[1] <= there)
+        fits = _fix(session, plan, lambda config: _told(session, plan, work, found, config).gib <= there)
         raise GateClosed(
             f"tuning is predicted to need {found.tune_gib:.2f} GiB ({found.memory_parts}), {named} is {there:.2f} GiB. "
             + (fits or f"No smaller step, row or depth fits: give it {found.tune_gib * 1.1:.1f} GiB or a smaller base.")
@@ -260,7 +262,7 @@ def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed)
     minutes = _updated(plan, found).predictions["run_minutes"][0]
     if minutes > OVERRUN * budget.minutes:
         rest = minutes - found.tune_minutes
-        fits = _fix(session, plan, lambda config: rest + _told(session, plan, work, found, config)[0] <= budget.minutes)
+        fits = _fix(session, plan, lambda config: rest + _told(session, plan, work, found, config).minutes <= budget.minutes)
         raise GateClosed(
             f"the run is predicted to take {minutes:.1f} minutes, {found.tune_minutes:.1f} of them tuning; "
             f"[budget] minutes is {budget.minutes:g}. "
@@ -269,10 +271,9 @@ def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed)
         )
 
 
-def _told(session: Session, plan: Plan, work: Workload, found: Rehearsed, config: TuneConfig) -> tuple[float, float]:
-    """Minutes and GiB of the run under other settings, at the rehearsed speeds."""
-    told = tune_estimate(session, config, work, _speed(found), num_rows=plan.num_train_rows)
-    return told.minutes, told.gib
+def _told(session: Session, plan: Plan, work: Workload, found: Rehearsed, config: TuneConfig) -> TuneEstimate:
+    """Minutes and memory of the tuning, mining and dpo included, under these settings, at the rehearsed speeds."""
+    return objective_estimate(session, config, work, _speeds(plan, found), num_rows=plan.num_train_rows)
 
 
 def _fix(session: Session, plan: Plan, fits: Callable[[TuneConfig], bool]) -> str:

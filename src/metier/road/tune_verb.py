@@ -28,13 +28,13 @@ __all__ = ["Tuned", "tune_project"]
 
 log = logging.getLogger(__name__)
 
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 MAX_SEARCH = 8
 MIN_PASSES = 0.05
 SEARCH_SHARE = 0.25
 """Share of the planned passes a candidate of a search is tuned for."""
 FACTORS = (1.0, 0.5, 2.0, 0.25, 4.0, 0.7, 1.4, 0.35)
-"""Learning rates tried, times the one the rule gives, in this order."""
+"""Learning rates tried, times the one the rule gives the planned run, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,10 +121,15 @@ def _require_searchable(num: int, config: ProjectConfig) -> None:
 def _search(session: Session, parts: Parts, plan: Plan, num: int) -> None:
     """Tune `num` short candidates, log each, and store the learning rate with the lowest dev loss."""
     from metier.engine import read_shape
-    from metier.tune import default_lr
+    from metier.tune import rule_lr
 
     tuning = Tuning(session, parts, plan)
-    rule = default_lr(read_shape(session.base.dir).width, method=session.config.tune.method, num_steps=100)
+    rule = rule_lr(
+        tuning.rendered.train,
+        replace(tuning.plain_config, objective="sft", dpo=None),
+        width=read_shape(session.base.dir).width,
+        seed=derived_seed(session.config.project.seed, "tune"),
+    )
 
     def work(stage_dir: Path) -> None:
         trials = [

@@ -109,8 +109,9 @@ class Tuning:
         """The finished stage of the pairs: it goes on from the adapter of the gold replies."""
         from metier.tune import tune_pairs
 
-        session, config = self.session, self._config
+        session = self.session
         earlier = read_json(self.sft_stage.dir / "facts.json")
+        config = replace(self._config, lr=earlier["lr"])  # that of dpo is a tenth of what sft really had
         sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / earlier["tuned_dir"], self.rendered)
         pairs = rendered_pairs(session, self.parts, sft)
         seed = derived_seed(session.config.project.seed, "tune")
@@ -205,8 +206,10 @@ class Tuning:
 
     @property
     def minutes(self) -> float:
-        """Minutes of steps and dev scores, over all resumptions and objectives."""
-        return float(self.facts["seconds"] + self.facts.get("sft_seconds", 0.0)) / 60
+        """Minutes of steps and dev scores, over all resumptions and objectives, and of mining the pairs."""
+        seconds = float(self.facts["seconds"] + self.facts.get("sft_seconds", 0.0))
+        mined = self.session.stages.get("pairs")  # there once the facts above were read
+        return (seconds + (mined.seconds if mined else 0.0)) / 60
 
     @property
     def dev_curve(self) -> tuple[dict[str, float], ...]:

@@ -9,7 +9,7 @@ from metier.tune.rehearsing import Prompts, Rehearsal, rehearse
 from metier.tune.result import Options, Progress, TuneResult
 from metier.tune.schedule import default_lr, lr_at
 from metier.tune.servability import Servable, TunedForm, servability
-from metier.tune.sft import tune
+from metier.tune.sft import rule_lr, tune
 
 __all__ = [
     "Machine",
@@ -32,6 +32,7 @@ __all__ = [
     "measure_speed",
     "peak_memory",
     "rehearse",
+    "rule_lr",
     "runtime_gib",
     "servability",
     "table_text",

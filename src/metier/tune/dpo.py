@@ -56,7 +56,8 @@ def tune_pairs(
     """Tune an adapter on pairs; the checkpoint with the lowest pair loss on `dev` is the result.
 
     `options.start` is the adapter to go on from, usually that of `tune`; without one the reference is the base.
-    Passes and learning rate are those of `config.dpo`. A finished `out_dir` of the same run is returned
+    Passes and learning rate are those of `config.dpo`; where it names no rate, a tenth of `config.lr`, or of what the
+    rule gives sft where that is 0. A finished `out_dir` of the same run is returned
     as it is; an unfinished one is resumed.
 
     Raises:
@@ -77,7 +78,7 @@ def tune_pairs(
     settings = config.dpo or DpoConfig()
     return run_objective(
         Preference(kept, kept_dev, settings, method=config.method, rank=config.rank),
-        replace(config, dpo=settings, passes=settings.passes, lr=settings.lr),
+        replace(config, dpo=settings, passes=settings.passes, lr=settings.lr or LR_RATIO * config.lr),
         base=base,
         out_dir=out_dir,
         seed=seed,
@@ -112,7 +113,7 @@ class Preference:
         self.reference_R = {"train": torch.empty(0), "dev": torch.empty(0)}
 
     def default_lr(self, width: int, *, num_steps: int) -> float:
-        """A tenth of the learning rate of sft."""
+        """A tenth of the learning rate the rule gives sft."""
         return LR_RATIO * default_lr(width, method=self.method, num_steps=num_steps, rank=self.rank)
 
     def prepare(self, handle: Handle, out_dir: Path, *, resumed: bool) -> None:

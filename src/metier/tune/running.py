@@ -47,7 +47,7 @@ from metier.tune.schedule import eval_steps, is_spent, lr_at, run_steps, step_to
 if TYPE_CHECKING:
     from metier.models import BaseModel
 
-__all__ = ["Objective", "require_objective", "result_in", "run_objective"]
+__all__ = ["Objective", "planned_steps", "require_objective", "result_in", "run_objective"]
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,13 @@ def require_objective(config: TuneConfig, wanted: str, *, instead: str) -> None:
         )
 
 
+def planned_steps(train: Examples, config: TuneConfig, *, seed: int) -> tuple[TuneConfig, list[list[int]]]:
+    """The settings with the tokens of a step, and the examples of every step of the run."""
+    lengths = [sum(len(row.tokens) for row in example) for example in train]
+    config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
+    return config, run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
+
+
 def run_objective(
     objective: Objective,
     config: TuneConfig,
@@ -117,9 +124,7 @@ def run_objective(
         ModelError: the loss is not finite (step and rows are named), or training changed nothing.
         StoreError: the disk is full; the last checkpoint is intact.
     """
-    lengths = [sum(len(row.tokens) for row in example) for example in objective.train]
-    config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
-    steps = run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
+    config, steps = planned_steps(objective.train, config, seed=seed)
     width = read_shape(base if isinstance(base, Path) else base.dir).width
     config = replace(config, lr=config.lr or objective.default_lr(width, num_steps=len(steps)))
     taken = take_up(

@@ -20,14 +20,14 @@ from metier.engine import Handle, Linear, StepStats, logprobs, make_batch
 from metier.tune.examples import Examples, within_limit
 from metier.tune.processes import Job, tune_in_processes, wants_processes
 from metier.tune.result import Options, TuneResult
-from metier.tune.running import require_objective, run_objective
+from metier.tune.running import planned_steps, require_objective, run_objective
 from metier.tune.schedule import DEFAULT_PASSES, default_lr
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
     from metier.render import RenderedRow
 
-__all__ = ["tune"]
+__all__ = ["rule_lr", "tune"]
 
 
 def tune(
@@ -70,6 +70,17 @@ def tune(
         options=options,
         dropped=[row.row_id for row in train if len(row.tokens) > config.max_row_tokens],
     )
+
+
+def rule_lr(train: Sequence[RenderedRow], config: TuneConfig, *, width: int, seed: int) -> float:
+    """The peak learning rate `tune` takes on these rows where `config.lr` is 0.
+
+    Raises:
+        DataError: no row within the limit.
+    """
+    kept = within_limit([(row,) for row in train], config, part="train")
+    _, steps = planned_steps(kept, replace(config, passes=config.passes or DEFAULT_PASSES), seed=seed)
+    return default_lr(width, method=config.method, num_steps=len(steps), rank=config.rank)
 
 
 class Likelihood:
