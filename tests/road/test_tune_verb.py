@@ -10,16 +10,19 @@ import pytest
 
 from metier.core.errors import GateClosed
 from metier.core.project_file import load_project_file
+from metier.core.hashing import file_sha256
+from metier.ledger import Ledger, registered_models, runs_of, spent
 from metier.models import resolve
 from metier.road import rehearsal
 from metier.road.cut import cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import make_plan
 from metier.road.run import open_session
-from tests.road.running import metier, one_core
-from tests.road.small_project import write_project
+from tests.road.running import copy_of, metier, one_core
+from tests.road.small_project import LEAN, rows, write_project
 
 SEARCHED = ("--set", "tune.lr=0.0")
+OF_PERSONS = LEAN.replace('groups = ["customer"]', 'groups = ["customer"]\nsubject = ["customer"]')
 
 
 def listed(project_dir: Path) -> set[str]:
@@ -29,7 +32,7 @@ def listed(project_dir: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project rehearsed, then searched and tuned, never run."""
-    project_dir = write_project(tmp_path_factory.mktemp("tuned") / "project")
+    project_dir = write_project(tmp_path_factory.mktemp("tuned") / "project", text=OF_PERSONS)
     with one_core():
         assert metier("plan", "-C", project_dir, *SEARCHED).code == 0
         before = listed(project_dir)
@@ -90,10 +93,44 @@ def test_a_search_is_logged_and_the_lowest_dev_loss_is_kept(tuned: Path) -> None
     assert not list(log_path.parent.glob("candidate-*"))
 
 
-def test_tuning_again_trains_nothing(tuned: Path) -> None:
+def booked(project_dir: Path) -> list[tuple[str, float]]:
+    """The runs of the ledger with their machine seconds."""
+    with Ledger.open(project_dir) as ledger:
+        return [(run.stage, 3600 * spent(ledger, run.run_id)["machine_hour"]) for run in runs_of(ledger)]
+
+
+def test_machine_time_of_search_and_tuning_is_booked(tuned: Path) -> None:
+    (stage,) = (tuned / ".metier" / "stages" / "tune").glob("*/done.json")
+    found = json.loads((tuned / "tuned.json").read_text())
+    searched_s = sum(trial["seconds"] for trial in found["search"])
+    assert booked(tuned) == [
+        ("search", pytest.approx(searched_s)),
+        ("tune", pytest.approx(json.loads(stage.read_text())["seconds"])),
+    ]
+
+
+def test_what_was_tuned_is_registered_and_an_erasure_names_it(tuned: Path) -> None:
+    with Ledger.open(tuned) as ledger:
+        (model,) = registered_models(ledger)
+    found = json.loads((tuned / "tuned.json").read_text())
+    assert model.identity.adapter_sha == file_sha256(Path(found["adapter_dir"], "adapter_model.safetensors"))
+    ran = metier("erase", rows()[0]["customer"], "-C", tuned, "--dry-run")
+    assert model.model_id[:12] in ran.out, ran.err
+
+
+def test_what_costs_more_than_the_budget_is_not_tuned(tuned: Path, tmp_path: Path) -> None:
+    project = copy_of(tuned, tmp_path / "p")
     with one_core():
-        ran = metier("tune", "-C", tuned, *SEARCHED, "--json")
+        ran = metier("tune", "-C", project, *SEARCHED, "--set", "budget.money=1e-9")
+    assert ran.code == 3 and "[budget] money is 1e-09" in ran.err
+
+
+def test_tuning_again_trains_nothing(tuned: Path) -> None:
+    before = booked(tuned)
+    with one_core():
+        ran = metier("tune", "-C", tuned, *SEARCHED, "--search", "2", "--json")
     assert ran.code == 0
+    assert booked(tuned) == before
     assert {**ran.json, "minutes": 0} == {**json.loads((tuned / "tuned.json").read_text()), "minutes": 0}
 
 
@@ -104,6 +141,10 @@ def test_a_run_takes_the_searched_rate_and_reports_how_many_were_tried(tuned: Pa
     assert report["model"]["config"]["lr"] == found["lr"]
     assert report["model"]["config"]["searched_lr"] == [trial["lr"] for trial in found["search"]]
     assert report["model"]["adapter_path"] in found["adapter_dir"]
+    *_, (_, tuned_s), (last, run_s) = booked(tuned)
+    assert last == "run" and tuned_s + run_s == pytest.approx(60 * report["costs"]["run_minutes"])
+    with Ledger.open(tuned) as ledger:
+        assert [model.model_id for model in registered_models(ledger)] == [report["model"]["id"]]
 
 
 @pytest.mark.parametrize(

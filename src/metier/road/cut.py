@@ -188,15 +188,22 @@ def seal_parts(session: Session, ground: Ground, parts: Parts) -> Sealed:
     return sealed
 
 
+def record_kept(session: Session, ground: Ground) -> str:
+    """Put the kept rows into the ledger as a dataset; returns its version, and changes nothing where it is there."""
+    from metier.ledger import record_dataset
+
+    return record_dataset(session.ledger, map(ground.curated.table.row_id, ground.curated.kept.tolist()))
+
+
 def _freeze_and_seal(session: Session, ground: Ground, parts: Parts) -> Sealed:
     """Record question, dataset, split and seal; all of it may be repeated after a kill and gives the same."""
-    from metier.ledger import freeze_question, pack_rows, record_dataset, record_split, seal_holdout
+    from metier.ledger import freeze_question, pack_rows, record_split, seal_holdout
 
     table = ground.curated.table
     question = freeze_question(session.ledger, session.question)
     split = record_split(
         session.ledger,
-        dataset_version=record_dataset(session.ledger, map(table.row_id, ground.curated.kept.tolist())),
+        dataset_version=record_kept(session, ground),
         question_hash=question.hash,
         parts={table.origin(i): name for name, index in parts.place_by_part.items() for i in index.tolist()},
         # Metadata is no part of a row id, yet groups and times decide the split: another day is another split.

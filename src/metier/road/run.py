@@ -17,6 +17,7 @@ from metier.core.hashing import sha256_hex, value_hash
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
+from metier.road.booking import book_tuning
 from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
 from metier.road.cost import machine_cost, require_affordable
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
@@ -154,7 +155,7 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
 
 
 def _record_run(session: Session, plan: Plan, sealed: Sealed, measured: Measured) -> None:
-    """Put the run into the ledger: what was predicted, what happened, and the machine time it took."""
+    """Put the run into the ledger: what was predicted, what happened, and the machine time beside the tuning's."""
     from metier.ledger import finish_run, predict, record_actual, spend, start_run
 
     run_id = start_run(
@@ -168,7 +169,7 @@ def _record_run(session: Session, plan: Plan, sealed: Sealed, measured: Measured
         predict(session.ledger, run_id, entry.quantity, predicted=entry.predicted, low=entry.low, high=entry.high)
         if entry.actual is not None:
             record_actual(session.ledger, run_id, entry.quantity, entry.actual)
-    spend(session.ledger, run_id, "machine_hour", measured.run_minutes / 60)
+    spend(session.ledger, run_id, "machine_hour", measured.run_minutes / 60 - book_tuning(session) / 3600)
     finish_run(session.ledger, run_id)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from metier.core.errors import ConfigError, ModelError
 from metier.core.folders import read_json, write_bytes, write_json
-from metier.core.hashing import value_hash
 from metier.core.project_file import ProjectConfig
 from metier.core.seeds import derived_seed
-from metier.road.cut import Parts, cut_rows
-from metier.road.ground import read_and_check
+from metier.road.booking import book, book_tuning
+from metier.road.cost import require_affordable
+from metier.road.cut import Parts, cut_rows, record_kept
+from metier.road.ground import read_and_check, record_ground
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher
 from metier.road.rehearsal import require_room, with_rehearsal
@@ -77,24 +78,31 @@ def tune_project(project_dir: Path, config: ProjectConfig, *, search: int = 0, w
     """Read, split, plan and tune; a finished run is returned as it is, a killed one goes on.
 
     With `search`, that many learning rates are tried first, on a quarter of the passes, by dev loss alone; the
-    choice is stored and holds for `metier run` too. The hold-out is not touched.
+    choice is stored and holds for `metier run` too. The hold-out is not touched. The model and the machine time go
+    into the ledger.
 
     Raises:
         ConfigError: a search of more than 8, of fewer than 2, or of a learning rate that is set.
-        GateClosed: the rows are not ready, or the run does not fit.
+        GateClosed: the rows are not ready, or the run does not fit or costs more than the budget.
     """
     if search:
         _require_searchable(search, config)
     with open_session(project_dir, config, watcher=watcher, what="metier tune") as session:
-        parts = cut_rows(session, read_and_check(session))
+        ground = read_and_check(session)
+        parts = cut_rows(session, ground)
         plan = make_plan(session, parts)
         require_room(session, plan)
         plan = with_rehearsal(session, parts, plan)
+        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        record_ground(session, ground)
         if search:
             _search(session, parts, plan, search)
         session.progress.enter("tune")
         tuning = Tuning(session, parts, plan)
         tuning.run()
+        record_kept(session, ground)
+        tuning.register(parts)
+        book_tuning(session)
         facts = tuning.facts
         return Tuned(
             adapter_dir=tuning.adapter_dir,
@@ -144,6 +152,7 @@ def _search(session: Session, parts: Parts, plan: Plan, num: int) -> None:
         write_json(stage_dir / "search.json", {"lr": best["lr"], "trials": trials})
         for folder in stage_dir.glob("candidate-*/"):
             shutil.rmtree(folder)  # models that nobody is to use
+        book(session, "search", parts.stage_hash, seconds=sum(trial["seconds"] for trial in trials))
 
     session.progress.enter("tune")
     stage = session.workspace.stage(
@@ -156,7 +165,6 @@ def _search(session: Session, parts: Parts, plan: Plan, num: int) -> None:
     )
     found = read_json(stage.dir / "search.json")
     write_json(session.workspace.root / SEARCH_NAME, {**found, "for": search_key(session)})
-    _record(session, parts, found["trials"])
 
 
 def _candidate(tuning: Tuning, stage_dir: Path, number: int, num: int, *, lr: float) -> dict[str, Any]:
@@ -187,18 +195,3 @@ def _candidate(tuning: Tuning, stage_dir: Path, number: int, num: int, *, lr: fl
         log.warning("search %d of %d: %s", number + 1, num, err)
     session.progress.say(f"search {number + 1} of {num}: learning rate {lr:.2g}, dev loss {loss} nats")
     return {"lr": lr, "dev_loss_nats": loss, "passes": passes, "seconds": seconds}
-
-
-def _record(session: Session, parts: Parts, trials: Sequence[Mapping[str, float]]) -> None:
-    """Put the search into the ledger: how many were tried and the machine time they took."""
-    from metier.ledger import finish_run, spend, start_run
-
-    run_id = start_run(
-        session.ledger,
-        stage="search",
-        inputs_hash=parts.stage_hash,
-        config_hash=value_hash([dict(trial) for trial in trials]),
-        stage_version=str(SEARCH_VERSION),
-    )
-    spend(session.ledger, run_id, "machine_hour", sum(trial["seconds"] for trial in trials) / 3600)
-    finish_run(session.ledger, run_id)
