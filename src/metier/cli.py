@@ -221,9 +221,12 @@ def plan(
 
     Example: metier plan -C support --rehearse
     """
+    from metier.core.errors import ConfigError
     from metier.project import Project, cost_table
 
     if table:
+        if rehearse or settings:
+            raise ConfigError("--table is of no project: --rehearse and --set have no effect with it; drop them.")
         rows, text = cost_table()
         emit({"rows": rows}, text, as_json=as_json)
         return
@@ -245,10 +248,13 @@ def tune(
 
     Example: metier tune -C support --search 3
     """
+    from metier.core.errors import ConfigError
     from metier.project import Project
 
     project = Project.load(directory, settings or ())
     if dry_run:
+        if search:
+            raise ConfigError(f"--search {search} has no effect with --dry-run, which tunes nothing; drop one of them.")
         emit_dry_run(project.plan(_watcher()), as_json=as_json)
         return
     tuned = project.tune(_watcher(), search=search)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_machine_time_of_search_and_tuning_is_booked(tuned: Path) -> None:
     ]
 
 
+def test_the_status_tells_of_rehearsal_and_search_where_there_were_any(tuned: Path, tmp_path: Path) -> None:
+    told = metier("status", "-C", tuned, "--json").json["stages"]
+    assert list(told)[:7] == ["ground", "split", "plan", "rehearsal", "search", "seal", "tune"]
+    assert told["rehearsal"] == told["search"] == told["tune"] == "finished"
+    assert "pairs" not in told and "tune-dpo" not in told
+    shutil.rmtree(next((copy_of(tuned, tmp_path / "p") / ".metier" / "stages" / "search").iterdir()))
+    assert "search" not in metier("status", "-C", tmp_path / "p", "--json").json["stages"]
+
+
 def test_what_was_tuned_is_registered_and_an_erasure_names_it(tuned: Path) -> None:
     with Ledger.open(tuned) as ledger:
         (model,) = registered_models(ledger)
@@ -152,6 +162,7 @@ def test_a_run_takes_the_searched_rate_and_reports_how_many_were_tried(tuned: Pa
     [
         ((*SEARCHED, "--search", "1"), "--search 1: expected 2 to 8"),
         ((*SEARCHED, "--search", "9"), "--search 9: expected 2 to 8"),
+        (("--search", "3", "--dry-run"), "--search 3 has no effect with --dry-run"),
         (("--search", "2"), "--search 2, but tune.lr is 0.002; set it to 0"),
     ],
 )
@@ -164,6 +175,9 @@ def test_a_search_that_means_nothing_is_refused(tmp_path: Path, given: tuple[str
 def test_the_table_needs_no_project(tmp_path: Path) -> None:
     ran = metier("plan", "-C", tmp_path, "--table", "--json")
     assert ran.code == 0
+    for given in (("--rehearse",), ("--set", "nonsense=1")):
+        refused = metier("plan", "-C", tmp_path, "--table", *given)
+        assert refused.code == 2 and "--rehearse and --set have no effect with it" in refused.err
     assert {"base", "method", "device", "gib", "fits", "hours", "low", "high"} <= ran.json["rows"][0].keys()
 
 

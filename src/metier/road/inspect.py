@@ -33,6 +33,8 @@ __all__ = ["Diagnosis", "ShownRow", "Status", "diagnose", "history_of", "open_ch
 MIN_ID_CHARACTERS = 8
 """A number of fewer digits is a place among the train rows, not the beginning of an id."""
 BEFORE_ARMS, AFTER_ARMS = ("ground", "split", "plan", "seal", "tune"), ("look", "report")
+NOT_ALWAYS = {"rehearsal": "plan", "search": "plan", "pairs": "tune", "tune-dpo": "tune"}
+"""Stages that only some projects have, each with the one it is told after."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,7 +237,9 @@ def read_status(project_dir: Path, config: ProjectConfig) -> Status:
     stages_dir = workspace.root / "stages"
     arms = sorted(folder.name for folder in stages_dir.glob("arm-*/"))
     stages = {}
-    for name in (*BEFORE_ARMS, *arms, *AFTER_ARMS):
+    begun = [name for name in NOT_ALWAYS if any((stages_dir / name).glob("*/"))]
+    before = [each for name in BEFORE_ARMS for each in (name, *(at for at in begun if NOT_ALWAYS[at] == name))]
+    for name in (*before, *arms, *AFTER_ARMS):
         folders = sorted((stages_dir / name).glob("*/"))
         done = [folder for folder in folders if (folder / "done.json").exists()]
         stages[name] = "finished" if done else ("unfinished" if folders else "not begun")
