@@ -204,8 +204,19 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_does(tuned: Path, mo
         monkeypatch.setattr("metier.tune.available_gib", lambda: -10.0)
         with pytest.raises(GateClosed, match="tuning is predicted to need .*the machine's available memory is"):
             rehearsal._require_fit(session, plan, work, found)
-        with pytest.raises(GateClosed, match="GiB of memory, .* are available"):
+        with pytest.raises(GateClosed, match="GiB of memory, the machine's available memory is"):
             rehearsal.require_room(session, plan)
+        # A budget above what the machine has does not add memory to it.
+        session.config = replace(session.config, budget=replace(session.config.budget, memory_gib=500.0))
+        with pytest.raises(GateClosed, match="GiB of memory, the machine's available memory is"):
+            rehearsal.require_room(session, plan)
+        with pytest.raises(GateClosed, match="tuning is predicted to need .*the machine's available memory is"):
+            rehearsal._require_fit(session, plan, work, found)
+        monkeypatch.setattr("metier.tune.available_gib", lambda: 1e4)
+        small = replace(session.config, budget=replace(session.config.budget, memory_gib=0.01))
+        session.config = small
+        with pytest.raises(GateClosed, match=r"\[budget\] memory_gib is 0.01 GiB"):
+            rehearsal._require_fit(session, plan, work, found)
         monkeypatch.setattr("metier.road.rehearsal.SPARE_DISK_GIB", 1e9)
         with pytest.raises(GateClosed, match="GiB of disk are free, the run needs"):
             rehearsal._require_disk(session, 0.1)

@@ -146,7 +146,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
     memory = speeds.peak_memory_gib(num_rows=work.num_holdout, num_positions=longest + speeds.base_reply_tokens)
     if config.budget.memory_gib and memory > config.budget.memory_gib:
         raise GateClosed(
-            f"the run is predicted to need {memory:.1f} GiB, [budget] memory_gib is {config.budget.memory_gib:g}. "
+            f"the run is predicted to need {memory:.2f} GiB, [budget] memory_gib is {config.budget.memory_gib:g}. "
             "Lower tune.step_tokens or tune.max_row_tokens, or raise the budget."
         )
     return Plan(

@@ -133,17 +133,23 @@ def require_room(session: Session, plan: Plan) -> None:
     Raises:
         GateClosed: there is too little of one.
     """
+    (there, named), needed = _memory_there(session), plan.predictions["peak_memory_gib"][0]
+    if needed > there:
+        raise GateClosed(
+            f"the run is predicted to need {needed:.2f} GiB of memory, {named} is {there:.2f} GiB. Lower "
+            "tune.step_tokens, tune.max_row_tokens or tune.depth, or end other programs."
+        )
+    _require_disk(session, 0.0)
+
+
+def _memory_there(session: Session) -> tuple[float, str]:
+    """GiB that may be used, and what says so: the budget or the machine, whichever is less."""
     from metier.tune import available_gib
     from metier.tune.memory import resident_gib
 
-    there = available_gib() + resident_gib()
-    needed = plan.predictions["peak_memory_gib"][0]
-    if not session.config.budget.memory_gib and needed > there:
-        raise GateClosed(
-            f"the run is predicted to need {needed:.1f} GiB of memory, {there:.1f} GiB are available. Lower "
-            "tune.step_tokens or tune.max_row_tokens (metier plan --rehearse says how far), or end other programs."
-        )
-    _require_disk(session, 0.0)
+    machine = available_gib() + resident_gib(), "the machine's available memory"
+    budget = session.config.budget.memory_gib
+    return min(machine, (budget, "[budget] memory_gib")) if budget else machine
 
 
 def _require_disk(session: Session, needed_gib: float) -> None:
@@ -245,13 +251,7 @@ def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed)
     Raises:
         GateClosed: one does not suffice; the message holds the setting that makes it fit.
     """
-    from metier.tune import available_gib
-    from metier.tune.memory import resident_gib
-
-    budget = session.config.budget
-    there, named = budget.memory_gib, "[budget] memory_gib"
-    if not there:
-        there, named = available_gib() + resident_gib(), "the machine's available memory"
+    budget, (there, named) = session.config.budget, _memory_there(session)
     if found.tune_gib > there:
         fits = _fix(session, plan, lambda config: _told(session, plan, work, found, config).gib <= there)
         raise GateClosed(
