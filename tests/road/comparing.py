@@ -23,6 +23,9 @@ def comparable(report: dict[str, Any]) -> dict[str, Any]:
     kept["arms"] = [
         {key: value for key, value in arm.items() if key not in WHEN_AND_HOW_LONG["arms"]} for arm in kept["arms"]
     ]
+    # Reasons tell of free memory.
+    chosen = kept["model"]["execution"]
+    kept["model"] = {**kept["model"], "execution": {name: words.split(" (")[0] for name, words in chosen.items()}}
     # Fixed before the look from measured seconds: minutes, and the ratio of two costs.
     facts = kept["provenance"]["before_look"]
     kept["provenance"]["before_look"] = {

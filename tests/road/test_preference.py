@@ -73,6 +73,14 @@ def test_mined_pairs_lead_to_a_verdict_on_the_adapter_of_dpo(mined: Path) -> Non
     assert counts["rows"] == counts["pairs"] + counts["all_pass"] + counts["no_room"]
     assert counts["replies"] == 2 * counts["rows"], "the project file says samples = 2"
     facts, sft = stage_file(mined, "tune-dpo/*/facts.json"), stage_file(mined, "tune/*/facts.json")
+    model, pairs_counts = report["model"], stage_file(mined, "pairs/*/pairs.json")["counts"]
+    assert model["config"]["dpo"]["beta"] == 0.1 and model["config"]["dpo"]["pairs"] == "mined", "defaults are told"
+    assert model["config"]["dpo"]["lr"] == facts["lr"] == 0.001 and model["config"]["lr"] == sft["lr"] == 0.002
+    assert model["pairs"]["train"] + model["pairs"]["dev"] == pairs_counts["pairs"]
+    assert pairs_counts.items() <= model["pairs"].items()
+    assert (model["last_step"], model["sft"]["last_step"]) == (facts["last_step"], sft["last_step"])
+    page = (mined / ".metier/report/index.html").read_text(encoding="utf-8")
+    assert "Loss of pairs set aside over" in page and "nats a pair" in page and "nats a token" not in page
     mining_s = stage_file(mined, "pairs/*/done.json")["seconds"]
     assert mining_s > 0
     assert report["costs"]["tune_minutes"] == pytest.approx((facts["seconds"] + sft["seconds"] + mining_s) / 60)

@@ -12,6 +12,7 @@ import pytest
 from metier.core.errors import GateClosed
 from metier.core.project_file import load_project_file
 from metier.core.hashing import file_sha256
+from metier.core.tune_config import LINEAR_NAMES
 from metier.ledger import Ledger, registered_models, runs_of, spent
 from metier.models import resolve
 from metier.road import rehearsal
@@ -149,6 +150,12 @@ def test_a_run_takes_the_searched_rate_and_reports_how_many_were_tried(tuned: Pa
     with one_core():
         report = metier("run", "-C", tuned, *SEARCHED, "--json").json
     assert report["model"]["config"]["lr"] == found["lr"]
+    told = report["model"]
+    assert told["search"] == [{name: one[name] for name in ("lr", "dev_loss_nats")} for one in found["search"]]
+    assert (told["last_step"], told["num_steps"]) == (found["last_step"], found["num_steps"])
+    assert told["config"]["targets"] == list(LINEAR_NAMES) and "dpo" not in told["config"]
+    assert told["execution"]["checkpointing"].startswith("off (a step needs ")
+    assert "nats a token" in (tuned / ".metier" / "report" / "index.html").read_text(encoding="utf-8")
     assert report["model"]["config"]["searched_lr"] == [trial["lr"] for trial in found["search"]]
     assert report["model"]["adapter_path"] in found["adapter_dir"]
     *_, (_, tuned_s), (last, run_s) = booked(tuned)

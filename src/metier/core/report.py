@@ -270,7 +270,8 @@ class Report:
     plan: tuple[PlanEntry, ...]
     prices: tuple[PriceEntry, ...]
     model: Mapping[str, Any]
-    """id, base_sha256, adapter_sha256, template_sha256, tokenizer_sha256, method, config."""
+    """id, base_sha256, adapter_sha256, template_sha256, tokenizer_sha256, method; config: settings as they were in the
+    end; execution: the chosen form with reasons; best_step, last_step, num_steps; pairs, sft, search where there were."""
     provenance: Mapping[str, Any]
     """code, packages, seeds, threads, finished, ledger_head, look_id; before_look: facts recorded before the look."""
     files: Mapping[str, str]
@@ -284,7 +285,7 @@ class Report:
     """What the plan gave up to fit the budget, one sentence each."""
     curve: tuple[CurvePoint, ...] = ()
     dev_curve: tuple[Mapping[str, float], ...] = ()
-    """Dev loss over the tuning run: step, dev_loss_nats, train_loss_nats."""
+    """Dev loss over the tuning run, under dpo the loss of pairs set aside: step, dev_loss_nats, train_loss_nats."""
     exposure: Mapping[str, Any] = field(default_factory=dict)
     """Canary probe of the tuned model: sentence, canaries, references, exposures in bits; names no value."""
     forecast: tuple[Forecast, ...] = ()

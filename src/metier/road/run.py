@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_PAGE_NAME", "PAGE_NAME", "REPORT_NAME", "Pages", "open_session", "run_road"]
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"
 DATA_PAGE_NAME = "data.html"

@@ -17,6 +17,7 @@ from metier.core.rows import Row
 from metier.core.seeds import derived_seed
 from metier.core.tune_config import TuneConfig
 from metier.road.cut import Parts
+from metier.road.described import described_tuning
 from metier.road.mining import Start, rendered_pairs
 from metier.road.plan import Plan, chosen_rows
 from metier.road.rendered import Rendered, instruction_text, render_parts
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SEARCH_NAME", "Tuning", "chosen_search", "search_key"]
 
-TUNE_VERSION = 3
+TUNE_VERSION = 4
 RUN_NAME = "run"
 SEARCH_NAME = "search.json"
 PROBE_ROWS = 8
@@ -109,8 +110,7 @@ class Tuning:
         """The finished stage of the pairs: it goes on from the adapter of the gold replies."""
         from metier.tune import tune_pairs
 
-        session = self.session
-        earlier = read_json(self.sft_stage.dir / "facts.json")
+        session, earlier = self.session, self.sft_facts
         config = replace(self._config, lr=earlier["lr"])  # that of dpo is a tenth of what sft really had
         sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / earlier["tuned_dir"], self.rendered)
         pairs = rendered_pairs(session, self.parts, sft)
@@ -126,7 +126,8 @@ class Tuning:
                 seed=seed,
                 options=replace(self._options(stage_dir), start=sft.adapter_dir),
             )
-            counts = {"pairs": dict(pairs.counts), "sft_seconds": earlier["seconds"]}
+            counted = {**pairs.counts, "train": len(pairs.train), "dev": len(pairs.dev)}
+            counts = {"pairs": counted, "sft_seconds": earlier["seconds"]}
             write_json(stage_dir / "facts.json", {**self._facts(result), **counts})
 
         mined = session.stages.get("pairs")
@@ -197,6 +198,12 @@ class Tuning:
     def facts(self) -> dict[str, Any]:
         """What the stage recorded beside the adapter."""
         stored: dict[str, Any] = read_json(self.stage.dir / "facts.json")
+        return stored
+
+    @cached_property
+    def sft_facts(self) -> dict[str, Any]:
+        """What the stage of the gold replies recorded."""
+        stored: dict[str, Any] = read_json(self.sft_stage.dir / "facts.json")
         return stored
 
     @property
@@ -298,13 +305,12 @@ class Tuning:
             "dtype": session.dtype,
             "max_reply_tokens": self.facts["max_reply_tokens"],
             "method": session.config.tune.method,
-            "config": {
-                **config,
-                "lr": self.facts["lr"],
-                "step_tokens": self.facts["step_tokens"],
-                "num_train_rows": self.plan.num_train_rows,
-                "searched_lr": [trial["lr"] for trial in chosen_search(session)["trials"]],
-            },
-            "best_step": self.facts["best_step"],
+            **described_tuning(
+                replace(session.config.tune, passes=self.plan.passes, depth=self.plan.depth),
+                sft=self.sft_facts,
+                last=self.facts,
+                trials=chosen_search(session)["trials"],
+                num_train_rows=self.plan.num_train_rows,
+            ),
             "state": "candidate",
         }

@@ -124,7 +124,11 @@ def dev_curve(report: Report) -> dict[str, Any] | None:
     span = max(losses) - min(losses) or 1.0
     width = max(steps) - min(steps) or 1
     pairs = [(300 * (s - min(steps)) / width, 75 - 70 * (v - min(losses)) / span) for s, v in points]
+    is_pairs = report.model.get("config", {}).get("objective") == "dpo"
     return {
+        "name": "Loss of pairs set aside" if is_pairs else "Dev loss",
+        "unit": "nats a pair" if is_pairs else "nats a token",
+        "num_steps": report.model.get("num_steps", 0),
         "line": " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs),
         "first": losses[0],
         "best": min(losses),
