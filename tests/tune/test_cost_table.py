@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from metier.core.errors import ConfigError
-from metier.tune.cost_table import Workload, _table, activations, cost_rows, hours_of, shape_of, weights_gib
+from metier.tune.cost_table import (
+    CostRow, Workload, _table, activations, cost_rows, hours_of, processor_gib, shape_of, weights_gib,
+)  # fmt: skip
 from metier.tune.memory import base_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +63,38 @@ def test_what_fits_follows_from_memory_and_more_devices_take_larger_bases() -> N
     assert "H100" in fitting("Llama-3.3-70B", "qlora")
     assert not fitting("Llama-3.3-70B", "full")
     assert "2 CPU cores, AVX512-bf16" in fitting("SmolLM2-135M", "lora")
+
+
+def test_a_processor_takes_what_the_engine_itself_counts_and_no_quantised_base() -> None:
+    cpu = "2 CPU cores, AVX512-bf16"
+
+    def row(base: str, method: str) -> CostRow:
+        (found,) = cost_rows(bases=[base], methods=[method], devices=[cpu])
+        return found
+
+    # bf16, two workers: 2 of the product copy and 32 of masters, moments, gradients and copies, before activations.
+    assert row("Qwen2.5-0.5B", "full").gib > 34 * 0.494e9 / 2**30
+    assert not row("Qwen2.5-0.5B", "full").fits
+    assert not row("SmolLM2-135M", "qlora").fits and row("SmolLM2-135M", "lora").fits
+    shape, work = shape_of("SmolLM2-360M"), Workload()
+    kept, again = (processor_gib(shape, "lora", work, cores=2, recomputes=on) for on in (False, True))
+    assert again < kept == row("SmolLM2-360M", "lora").gib
+    assert row("SmolLM2-360M", "lora").hours == hours_of(shape, "lora", work, tflops=0.4 * 0.4, recomputes=False)
+
+
+def test_a_processor_computes_again_what_it_cannot_keep_and_its_hours_say_so() -> None:
+    shape, work = shape_of("Qwen3-1.7B"), Workload(row_tokens=8000, num_rows=50)
+    (row,) = cost_rows(bases=["Qwen3-1.7B"], methods=["lora"], devices=["2 CPU cores, AVX512-bf16"], work=work)
+    assert processor_gib(shape, "lora", work, cores=2, recomputes=False) > 16e9 / 2**30
+    assert row.gib == processor_gib(shape, "lora", work, cores=2, recomputes=True)
+    assert row.hours == hours_of(shape, "lora", work, tflops=0.4 * 0.4, recomputes=True)
+
+
+def test_magnitudes_are_one_for_every_output() -> None:
+    # 32 blocks of 4096 + 1024 + 1024 + 4096 + 2 x 14336 + 4096 outputs.
+    shape = shape_of("Llama-3.1-8B")
+    more = (weights_gib(shape, "dora") - weights_gib(shape, "lora")) * 2**30 / 18
+    assert more == pytest.approx(32 * 43_008, rel=1e-3)
 
 
 def test_money_is_hours_times_devices_times_the_dated_price() -> None:

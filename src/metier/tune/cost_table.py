@@ -2,10 +2,11 @@
 
     >>> [row] = cost_rows(bases=["Llama-3.1-8B"], methods=["lora"], devices=["H100"])
     >>> row.fits, round(row.gib, 1)
-    (True, 18.5)
+    (True, 19.3)
 
-Memory follows the tensors that exist at once with activation checkpointing; hours follow products over the share of
-the peak that is assumed for the device. It is a first answer for choosing a machine; a rehearsal on it is the second.
+On an accelerator memory follows the tensors that exist at once with activation checkpointing; on a processor it is what
+`memory.py` counts for a run of this engine, with activations kept where they fit. Hours follow the products of that very
+form over the share of the peak that is assumed for the device. It is a first answer for choosing a machine; a rehearsal on it is the second.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from metier.core.config import nearest
 from metier.core.errors import ConfigError
 from metier.core.tune_config import TuneConfig
 from metier.engine.weights import LlamaShape
-from metier.tune.memory import base_weights, layer_weights, num_trained
+from metier.tune.memory import Machine, base_weights, layer_weights, num_trained, peak_memory
+from metier.tune.steps_ahead import StepsAhead, look_ahead
 
 __all__ = ["METHODS", "Activations", "CostRow", "Workload", "activations", "cost_rows", "table_text"]
 
@@ -32,6 +34,8 @@ STEP_TOKENS, LOGIT_TOKENS = 4096, 1024
 """Tokens of one forward pass, and of the logits that exist at once."""
 RUNTIME_GIB = 1.0
 """CUDA's context and the interpreter, between .5 and 2."""
+PROCESSOR_RUNTIME_GIB = 0.4
+"""Interpreter, torch and imports (assumed; a plan measures it)."""
 QUANTISED_BYTES = 0.55
 """Bytes of a 4-bit weight with its scales, .5 to .6."""
 TRAINED_BYTES = 18
@@ -79,6 +83,8 @@ class CostRow:
     """Peak memory of one device."""
     device_gib: float
     fits: bool
+    """False also where the device cannot compute the method: a processor holds no quantised base."""
+    is_processor: bool
     hours: float
     low: float
     """Money at the lowest price of the table; `high` at the highest."""
@@ -131,12 +137,30 @@ def weights_gib(shape: LlamaShape, method: str, *, rank: int = RANK) -> float:
     total = base_weights(shape)
     if method == "full":
         return TRAINED_BYTES * total / GIB
-    trained = num_trained(shape, TuneConfig(rank=rank), depth=shape.num_layers)
-    if method == "dora":
-        trained += shape.num_layers * (shape.width * 2 + shape.ff_width * 2)
+    config = TuneConfig(rank=rank, method="dora" if method == "dora" else "lora")
+    trained = num_trained(shape, config, depth=shape.num_layers)
     in_layers = shape.num_layers * layer_weights(shape)
     base = (QUANTISED_BYTES if method == "qlora" else 2) * in_layers + 2 * (total - in_layers)
     return (base + TRAINED_BYTES * trained) / GIB
+
+
+def processor_gib(shape: LlamaShape, method: str, work: Workload, *, cores: int, recomputes: bool) -> float:
+    """Peak memory of this engine's own run in bf16, every token trained; a quantised base is counted as a plain one."""
+    config = TuneConfig(
+        method="lora" if method == "qlora" else method,  # type: ignore[arg-type]  # one of METHODS
+        passes=work.passes,
+        max_row_tokens=work.row_tokens,
+        checkpointing="on" if recomputes else "off",
+        **({} if method == "full" else {"rank": RANK}),
+    )
+    base_bytes = 2 * base_weights(shape)
+    machine = Machine(threads=cores, product_bytes=2, runtime_gib=PROCESSOR_RUNTIME_GIB, file_bytes=base_bytes)
+    return peak_memory(shape, config, _ahead(config, work, cores), machine, trained_ratio=1.0).gib
+
+
+@cache
+def _ahead(config: TuneConfig, work: Workload, cores: int) -> StepsAhead:
+    return look_ahead([work.row_tokens] * work.num_rows, [work.row_tokens], config=config, threads=cores)
 
 
 def hours_of(shape: LlamaShape, method: str, work: Workload, *, tflops: float, recomputes: bool = True) -> float:
@@ -173,13 +197,19 @@ def _row(base: str, method: str, device: dict[str, Any], work: Workload) -> Cost
     if method not in METHODS:
         raise ConfigError(f"method {method!r} is not in the cost table; {nearest(method, list(METHODS))}")
     shape, count = shape_of(base), device["count"]
-    factor = next(value for family, value in _table("bases")["layer_factor"].items() if base.startswith(family))
-    passing = activations(shape, tokens=STEP_TOKENS, factor=factor, logit_tokens=LOGIT_TOKENS, logit_bytes=6)
-    gib = RUNTIME_GIB + weights_gib(shape, method) / count + sum(passing)
-    device_gib = device["memory_gb"] * 1e9 / GIB
-    filled = min(1.0, shape.width / FULL_WIDTH) if device["recomputes"] else 1.0
+    device_gib, cores = device["memory_gb"] * 1e9 / GIB, device.get("cores", 0)
+    usable = FREE_SHARE * device_gib
+    recomputes, filled = True, min(1.0, shape.width / FULL_WIDTH)
+    if cores:
+        kept = processor_gib(shape, method, work, cores=cores, recomputes=False)
+        recomputes, filled = kept > usable, 1.0
+        gib = processor_gib(shape, method, work, cores=cores, recomputes=True) if recomputes else kept
+    else:
+        factor = next(value for family, value in _table("bases")["layer_factor"].items() if base.startswith(family))
+        passing = activations(shape, tokens=STEP_TOKENS, factor=factor, logit_tokens=LOGIT_TOKENS, logit_bytes=6)
+        gib = RUNTIME_GIB + weights_gib(shape, method) / count + sum(passing)
     reached = count * device["peak_tflops"] * device["mfu"] * filled
-    hours = hours_of(shape, method, work, tflops=reached, recomputes=device["recomputes"])
+    hours = hours_of(shape, method, work, tflops=reached, recomputes=recomputes)
     price = _table("prices")["price"][device["price"]]
     return CostRow(
         base=base,
@@ -188,7 +218,8 @@ def _row(base: str, method: str, device: dict[str, Any], work: Workload) -> Cost
         device=device["name"],
         gib=gib,
         device_gib=device_gib,
-        fits=gib <= FREE_SHARE * device_gib,
+        fits=gib <= usable and not (cores and method == "qlora"),
+        is_processor=cores > 0,
         hours=hours,
         low=hours * count * price["low"],
         high=hours * count * price["high"],
@@ -206,16 +237,16 @@ def table_text(work: Workload | None = None) -> str:
     lines = [
         f"{wanted.num_rows:,} rows of {wanted.row_tokens} tokens, {wanted.passes:g} passes: "
         f"{wanted.num_tokens / 1e6:.1f} million tokens. Adapters of rank {RANK} on all linear layers. A cell holds "
-        f"hours and {currency} at the lowest to the highest price; - where it does not fit.",
+        f"hours and {currency} at the lowest to the highest price, on a processor also its GiB; - where it does not fit.",
         "",
-        "| base | weights | method | GiB | " + " | ".join(devices) + " |",
+        "| base | weights | method | GiB of one accelerator | " + " | ".join(devices) + " |",
         "|---|---|---|---|" + "---|" * len(devices),
     ]
     by_line: dict[tuple[str, str], list[CostRow]] = {}
     for row in rows:
         by_line.setdefault((row.base, row.method), []).append(row)
     for (base, method), cells in by_line.items():
-        one = next(row for row in cells if not row.device.startswith("8 x"))
+        one = next(row for row in cells if not row.is_processor and not row.device.startswith("8 x"))
         shown = " | ".join(_cell(row) for row in cells)
         lines.append(f"| {base} | {one.num_params / 1e9:.2f} B | {method} | {one.gib:.1f} | {shown} |")
     lines += ["", f"| device | {currency} an hour | date | source |", "|---|---|---|---|"]
@@ -230,7 +261,8 @@ def _cell(row: CostRow) -> str:
     if not row.fits:
         return "-"
     hours = f"{row.hours:.2g}" if row.hours < 100 else f"{row.hours:,.0f}"
-    return f"{hours} h, {_money(row.low)} to {_money(row.high)}"
+    memory = f", {row.gib:.1f} GiB" if row.is_processor else ""
+    return f"{hours} h, {_money(row.low)} to {_money(row.high)}{memory}"
 
 
 def _money(amount: float) -> str:
