@@ -190,7 +190,9 @@ def test_a_rehearsed_plan_holds_mining_and_dpo(new_mined: Path, tmp_path: Path) 
         assert 60 * (found.tune_minutes - sft.minutes - pairs.minutes) > drawn_s
         assert rehearsal.with_rehearsal(session, parts, plan).predictions["tune_minutes"][0] == found.tune_minutes
         # A decoder this slow draws for 13.5 hours, in a budget of ten.
-        slow = replace(plan, speeds={**plan.speeds, "decode_tok_s": 2 * plan.num_train_rows * work.gold_tokens / 48_600})
+        slow = replace(
+            plan, speeds={**plan.speeds, "decode_tok_s": 2 * plan.num_train_rows * work.gold_tokens / 48_600}
+        )
         told = rehearsal._repredicted(session, slow, work, found)
         assert told.tune_minutes > 810
         with pytest.raises(GateClosed, match="minutes, .* of them tuning"):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from metier.core.errors import GateClosed
-from metier.core.project_file import load_project_file
 from metier.core.hashing import file_sha256
+from metier.core.project_file import load_project_file
 from metier.core.tune_config import LINEAR_NAMES
 from metier.ledger import Ledger, registered_models, runs_of, spent
 from metier.models import resolve
@@ -227,5 +227,7 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_does(tuned: Path, mo
         monkeypatch.setattr("metier.road.rehearsal.SPARE_DISK_GIB", 1e9)
         with pytest.raises(GateClosed, match="GiB of disk are free, the run needs"):
             rehearsal._require_disk(session, 0.1)
+        assert rehearsal._fix(session, plan, lambda tried: tried.step_tokens == 512) == "", "256 are set"
+        session.config = replace(session.config, tune=replace(session.config.tune, step_tokens=0))
         assert rehearsal._fix(session, plan, lambda tried: tried.step_tokens == 512) == "Set tune.step_tokens = 512."
         assert rehearsal._fix(session, plan, lambda _: False) == ""

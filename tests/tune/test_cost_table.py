@@ -10,7 +10,15 @@ import pytest
 
 from metier.core.errors import ConfigError
 from metier.tune.cost_table import (
-    CostRow, Workload, _table, activations, cost_rows, hours_of, processor_gib, shape_of, weights_gib,
+    CostRow,
+    Workload,
+    _table,
+    activations,
+    cost_rows,
+    hours_of,
+    processor_gib,
+    shape_of,
+    weights_gib,
 )  # fmt: skip
 from metier.tune.memory import base_weights
 

@@ -42,7 +42,9 @@ def files_of(out_dir: Path) -> dict[str, object]:
     return {"tuned": tuned_file(tuned).read_bytes(), "metrics": metrics}
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "rslora"}, {"method": "dora"}, {"passes": 5.0, "step_tokens": 16}, {"passes": 0.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"method": "rslora"}, {"method": "dora"}, {"passes": 5.0, "step_tokens": 16}, {"passes": 0.0}]
+)
 def test_the_rules_rate_is_told_before_the_run(base_dir: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = replace(CONFIG, lr=0.0, evals=1, **changes)
     width = json.loads((base_dir / "config.json").read_text())["hidden_size"]

@@ -33,6 +33,18 @@ def test_the_first_screen_answers_the_five_questions() -> None:
         assert text in first
 
 
+def test_the_curve_names_the_loss_its_end_and_a_checkpoint_that_was_kept() -> None:
+    curve = (
+        {"step": 0, "dev_loss_nats": 0.693},
+        {"step": 4, "dev_loss_nats": 0.812},
+        {"step": 8, "dev_loss_nats": 0.75},
+    )
+    model = {"config": {"objective": "dpo"}, "num_steps": 20}
+    page = text_of(render_report(replace(sample_report(), dev_curve=curve, model=model)))
+    assert "Loss of pairs set aside over 8 steps of 20 planned (it no longer fell): 0.693 to 0.750 nats a pair" in page
+    assert "Dev loss over 20 steps: 2.100 to 1.000 nats a token" in text_of(render_report(sample_report()))
+
+
 def test_the_page_needs_no_network_and_no_script() -> None:
     page = render_report(sample_report())
     assert not re.findall(r"(?:src|href)\s*=|url\(|@import|<script", page.replace("&lt;script", ""))

@@ -26,6 +26,8 @@ MAX_BATCH, MAX_POSITIONS = 64, 32_768
 """Rows the decoder answers at once, and positions it holds for all of them together."""
 RESIZE = 1.2
 """Keys and values while they are moved into larger slots: a fifth of them stands twice."""
+LATER_GIB = 0.2
+"""What the run imports after the plan: scikit-learn and scipy for the small arm (.12 GiB), tables, bounds, pages."""
 GIB = 1024**3
 
 
@@ -86,7 +88,7 @@ class Speeds:
         """Peak memory of the run in GiB: the tuned model comes on top, and a full batch of the longest prompts."""
         tuned = 2 * self.weights_gib  # the weights, and the decoder's packed copy of them
         positions = min(min(num_rows, MAX_BATCH) * num_positions, MAX_POSITIONS)
-        return self.measured_gib + tuned + RESIZE * positions * self.position_gib
+        return self.measured_gib + LATER_GIB + tuned + RESIZE * positions * self.position_gib
 
     def as_json(self) -> dict[str, Any]:
         """The speeds as JSON values."""

@@ -35,6 +35,8 @@ CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0}
 """What an arm tries on dev with three values of k."""
 SPARE = 0.9
 """Share of the budget the plan fills: predictions may be 10 % off without breaking it."""
+FLOOR_GIB = 0.2
+"""Memory is known no better than this, however small the base: buffers that torch keeps do not shrink with it."""
 OVERRUN = 1.3
 """A run predicted to take longer than this many budgets is refused."""
 
@@ -160,7 +162,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
         predictions={
             "run_minutes": _range(total_s / 60, 0.30),
             "tune_minutes": _range(tune_seconds(choice, work, speeds, session) / 60, 0.30),
-            "peak_memory_gib": _range(memory, 0.20),
+            "peak_memory_gib": _range(memory, max(0.20, FLOOR_GIB / memory)),
         },
         predicted_s=predicted_s,
         speeds=speeds.as_json(),

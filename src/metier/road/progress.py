@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ["Progress", "Tick", "Watcher"]
+__all__ = ["Progress", "Tick", "Watcher", "minutes_text"]
 
 PARTS = ("read", "split", "plan", "arms", "tune", "latency", "hold-out", "report")
 """The parts of a run, in order, as a person is shown them."""
@@ -80,3 +80,8 @@ class Progress:
     def _left_s(self, part: str) -> float:
         """Predicted seconds of a part without those of its rounds that are over."""
         return max(self.predicted_s.get(part, 0.0) - self.seconds.get(part, 0.0), 0.0)
+
+
+def minutes_text(minutes: float) -> str:
+    """Minutes in words, seconds where they are few."""
+    return f"{60 * minutes:.1f} s" if minutes < 1 else f"{minutes:.1f} minutes"

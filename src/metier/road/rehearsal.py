@@ -19,6 +19,7 @@ from metier.core.tune_config import TuneConfig
 from metier.road.calibrate import Speeds, Workload, measure_workload
 from metier.road.cut import Parts
 from metier.road.plan import OVERRUN, Plan, chosen_rows, objective_estimate
+from metier.road.progress import minutes_text
 from metier.road.rendered import Rendered, instruction_text, render_parts
 from metier.road.session import Session
 
@@ -30,6 +31,8 @@ __all__ = ["Rehearsed", "rehearse_plan", "require_room", "with_rehearsal"]
 REHEARSAL_VERSION = 1
 NUM_PROMPTS, REPLY_TOKENS = 4, 32
 """Dev prompts the exported adapter answers, and the longest of its answers."""
+MAX_STEP_TOKENS = 2048
+"""What a run takes at most where tune.step_tokens is 0."""
 MARGIN = 0.15
 """What a prediction after a rehearsal may be off by, as a share."""
 SPARE_DISK_GIB = 0.5
@@ -77,7 +80,7 @@ class Rehearsed:
     def as_text(self) -> str:
         """The findings for a person."""
         lines = [
-            f"rehearsed in {self.seconds:.0f} s: tuning takes {self.tune_minutes:.1f} minutes "
+            f"rehearsed in {self.seconds:.0f} s: tuning takes {minutes_text(self.tune_minutes)} "
             f"({self.train_tokens_per_s:.0f} tokens a second) and {self.tune_gib:.2f} GiB ({self.memory_parts})",
             f"  load {self.load_s:.1f} s, longest batch {self.longest_step_s:.1f} s, dev {self.dev_s:.1f} s, "
             f"save {self.save_s:.2f} s, resume {self.resume_s:.1f} s with the same bits",
@@ -121,8 +124,8 @@ def with_rehearsal(session: Session, parts: Parts, plan: Plan) -> Plan:
     found = Rehearsed.from_json(read_json(stage_dir / "rehearsal.json"))
     found = _repredicted(session, plan, measure_workload(session, parts, render_parts(session, parts)), found)
     session.progress.say(
-        f"rehearsed: tuning takes {found.tune_minutes:.1f} minutes at {found.train_tokens_per_s:.0f} tokens a second, "
-        f"{found.tune_gib:.2f} GiB"
+        f"rehearsed: tuning takes {minutes_text(found.tune_minutes)} at {found.train_tokens_per_s:.0f} tokens a "
+        f"second, {found.tune_gib:.2f} GiB"
     )
     return _updated(plan, found)
 
@@ -261,8 +264,8 @@ def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed)
     _require_disk(session, found.disk_gib)
     minutes = _updated(plan, found).predictions["run_minutes"][0]
     if minutes > OVERRUN * budget.minutes:
-        rest = minutes - found.tune_minutes
-        fits = _fix(session, plan, lambda config: rest + _told(session, plan, work, found, config).minutes <= budget.minutes)
+        left = budget.minutes - (minutes - found.tune_minutes)
+        fits = _fix(session, plan, lambda config: _told(session, plan, work, found, config).minutes <= left)
         raise GateClosed(
             f"the run is predicted to take {minutes:.1f} minutes, {found.tune_minutes:.1f} of them tuning; "
             f"[budget] minutes is {budget.minutes:g}. "
@@ -279,7 +282,8 @@ def _told(session: Session, plan: Plan, work: Workload, found: Rehearsed, config
 def _fix(session: Session, plan: Plan, fits: Callable[[TuneConfig], bool]) -> str:
     """The first smaller setting under which the run fits, as a sentence; empty where none does."""
     config, layers = _config(session, plan), session.handle.shape.num_layers
-    ladder: list[tuple[str, float]] = [("step_tokens", tokens) for tokens in (1024, 512)]
+    step_tokens = config.step_tokens or MAX_STEP_TOKENS
+    ladder: list[tuple[str, float]] = [("step_tokens", tokens) for tokens in (1024, 512) if tokens < step_tokens]
     ladder += [("passes", passes) for passes in (2.0, 1.5, 1.0, 0.5) if passes < config.passes]
     ladder += [("max_row_tokens", tokens) for tokens in (512, 256) if tokens < config.max_row_tokens]
     ladder += [

@@ -19,7 +19,7 @@ from metier.road.cost import require_affordable
 from metier.road.cut import Parts, cut_rows, record_kept
 from metier.road.ground import read_and_check, record_ground
 from metier.road.plan import Plan, make_plan
-from metier.road.progress import Watcher
+from metier.road.progress import Watcher, minutes_text
 from metier.road.rehearsal import require_room, with_rehearsal
 from metier.road.run import open_session
 from metier.road.session import Session
@@ -65,7 +65,7 @@ class Tuned:
             lines.insert(0, f"searched on dev: {len(self.search)} learning rates, dev loss of each: {tried}")
         if self.last_step < self.num_steps:
             lines.append(f"stopped after step {self.last_step} of {self.num_steps}: dev no longer fell")
-        lines.append(f"best step {self.best_step}, learning rate {self.lr:.2g}, {self.minutes:.1f} minutes")
+        lines.append(f"best step {self.best_step}, learning rate {self.lr:.2g}, {minutes_text(self.minutes)}")
         lines.append(f"adapter: {self.adapter_dir}")
         return "\n".join(lines)
 
@@ -193,5 +193,5 @@ def _candidate(tuning: Tuning, stage_dir: Path, number: int, num: int, *, lr: fl
         loss, seconds = min(loss for step, loss in result.dev_curve if step), result.seconds
     except ModelError as err:  # too high a rate is an answer of a search
         log.warning("search %d of %d: %s", number + 1, num, err)
-    session.progress.say(f"search {number + 1} of {num}: learning rate {lr:.2g}, dev loss {loss} nats")
+    session.progress.say(f"search {number + 1} of {num}: learning rate {lr:.2g}, dev loss {_loss(loss)} nats")
     return {"lr": lr, "dev_loss_nats": loss, "passes": passes, "seconds": seconds}

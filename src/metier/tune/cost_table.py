@@ -5,8 +5,9 @@
     (True, 19.3)
 
 On an accelerator memory follows the tensors that exist at once with activation checkpointing; on a processor it is what
-`memory.py` counts for a run of this engine, with activations kept where they fit. Hours follow the products of that very
-form over the share of the peak that is assumed for the device. It is a first answer for choosing a machine; a rehearsal on it is the second.
+`memory.py` counts for a run of this engine, with activations kept where they fit. Hours follow the products of that
+form over the share of the peak that is assumed for the device. It is a first answer for choosing a machine; a rehearsal
+on it is the second.
 """
 
 from __future__ import annotations
@@ -237,7 +238,7 @@ def table_text(work: Workload | None = None) -> str:
     lines = [
         f"{wanted.num_rows:,} rows of {wanted.row_tokens} tokens, {wanted.passes:g} passes: "
         f"{wanted.num_tokens / 1e6:.1f} million tokens. Adapters of rank {RANK} on all linear layers. A cell holds "
-        f"hours and {currency} at the lowest to the highest price, on a processor also its GiB; - where it does not fit.",
+        f"hours and {currency} at the lowest to the highest price, on a processor also GiB; - where it does not fit.",
         "",
         "| base | weights | method | GiB of one accelerator | " + " | ".join(devices) + " |",
         "|---|---|---|---|" + "---|" * len(devices),

@@ -131,6 +131,6 @@ def dev_curve(report: Report) -> dict[str, Any] | None:
         "num_steps": report.model.get("num_steps", 0),
         "line": " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs),
         "first": losses[0],
-        "best": min(losses),
+        "best": min(losses[1:]),  # step 0 is the model it started from, which is never kept
         "last_step": max(steps),
     }
