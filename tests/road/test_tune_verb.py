@@ -164,6 +164,18 @@ def test_a_run_takes_the_searched_rate_and_reports_how_many_were_tried(tuned: Pa
         assert [model.model_id for model in registered_models(ledger)] == [report["model"]["id"]]
 
 
+def test_a_search_after_a_run_is_followed_by_a_run_of_another_model(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "p")
+    ran = metier("run", "-C", project, *SEARCHED, "--json")
+    assert ran.code == 0, ran.err
+    searched = metier("tune", "-C", project, *SEARCHED, "--search", "5", "--json").json
+    assert searched["lr"] != ran.json["model"]["config"]["lr"], "a random base gains from four times the rule's rate"
+    again = metier("run", "-C", project, *SEARCHED, "--json")
+    assert again.code == 0, again.err
+    assert again.json["model"]["id"] != ran.json["model"]["id"]
+    assert metier("verify", "-C", project, "--json").json["problems"] == []
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -94,7 +94,7 @@ def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list
     instruction = instruction_text(tuned, session.wordings)
     tuning.run()  # a stage of its own: its time is not the arm's
     recipe = TunedArm(arm_name(tuned), tuning.load, instruction, tuned.instruction or "none")
-    trials.append(_fit_arm(session, tuned, recipe, parts))
+    trials.append(_fit_arm(session, tuned, recipe, parts, tuning=tuning.stage.hash))
     ran = [trial for trial in trials if trial.arm is not None]
     if trials[-1].arm is None or len(ran) < 2:
         skipped = "; ".join(f"{trial.name}: {trial.skip_reason}" for trial in trials if trial.arm is None)
@@ -116,8 +116,8 @@ def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]
     return trials
 
 
-def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts) -> FittedTrial:
-    """One arm as a stage: fit or restore, then the dev replies."""
+def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, tuning: str = "") -> FittedTrial:
+    """One arm as a stage: fit or restore, then the dev replies; `tuning` is the stage that made its model."""
     name = arm_name(config)
     reason = recipe.needs(parts.train, parts.dev)
     if reason is not None:
@@ -139,7 +139,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts) -> 
     inputs = {"split": parts.stage_hash, "base": session.base.function_sha256, "plan": session.stages["plan"].hash}
     settings = {"arm": asdict(config), "seed": session.config.project.seed, "guidelines": session.wordings}
     if config.kind == "tuned":
-        settings["tune"] = asdict(session.config.tune)
+        inputs["tuning"] = tuning  # a search chooses another learning rate under the same settings
     stage = session.stage(f"arm-{name}", version=ARM_VERSION, inputs=inputs, config=settings, work=work)
     stored = read_json(stage.dir / "arm.json")
     arm = fitted[0] if fitted else recipe.restore(parts.train, stored["described"])

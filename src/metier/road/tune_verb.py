@@ -23,7 +23,7 @@ from metier.road.progress import Watcher, minutes_text
 from metier.road.rehearsal import require_room, with_rehearsal
 from metier.road.run import open_session
 from metier.road.session import Session
-from metier.road.tuning import SEARCH_NAME, Tuning, chosen_search, search_key
+from metier.road.tuning import Tuning, chosen_search, search_path
 
 __all__ = ["Tuned", "tune_project"]
 
@@ -164,7 +164,7 @@ def _search(session: Session, parts: Parts, plan: Plan, num: int) -> None:
         resumable=True,
     )
     found = read_json(stage.dir / "search.json")
-    write_json(session.workspace.root / SEARCH_NAME, {**found, "for": search_key(session)})
+    write_json(search_path(session), found)
 
 
 def _candidate(tuning: Tuning, stage_dir: Path, number: int, num: int, *, lr: float) -> dict[str, Any]:

@@ -28,27 +28,24 @@ if TYPE_CHECKING:
     from metier.engine import Handle
     from metier.tune import Options, Progress, TuneResult
 
-__all__ = ["SEARCH_NAME", "Tuning", "chosen_search", "search_key"]
+__all__ = ["Tuning", "chosen_search", "search_path"]
 
 TUNE_VERSION = 4
 RUN_NAME = "run"
-SEARCH_NAME = "search.json"
 PROBE_ROWS = 8
 SAME_LOGPROB = 1e-5
 """Log-probabilities closer than this, in nats, are the same one: rounding of fp32 products is a tenth of it."""
 
 
-def search_key(session: Session) -> str:
-    """What a search holds for: the plan, and with it the rows, the base and the settings of the tuning."""
-    return value_hash({"plan": session.stages["plan"].hash})
+def search_path(session: Session) -> Path:
+    """Where the search of this plan is, and with it of the rows, the base and the settings of the tuning."""
+    return session.workspace.root / f"search-{session.stages['plan'].hash[:16]}.json"
 
 
 def chosen_search(session: Session) -> dict[str, Any]:  # Any: JSON values
     """The stored search of exactly this plan: the learning rate chosen on dev and the trials; 0 and none without."""
-    path = session.workspace.root / SEARCH_NAME
-    if path.exists() and (found := dict(read_json(path)))["for"] == search_key(session):
-        return found
-    return {"lr": 0.0, "trials": []}
+    path = search_path(session)
+    return dict(read_json(path)) if path.exists() else {"lr": 0.0, "trials": []}
 
 
 class Tuning:

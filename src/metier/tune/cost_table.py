@@ -152,7 +152,7 @@ def processor_gib(shape: LlamaShape, method: str, work: Workload, *, cores: int,
         passes=work.passes,
         max_row_tokens=work.row_tokens,
         checkpointing="on" if recomputes else "off",
-        **({} if method == "full" else {"rank": RANK}),
+        rank=RANK,
     )
     base_bytes = 2 * base_weights(shape)
     machine = Machine(threads=cores, product_bytes=2, runtime_gib=PROCESSOR_RUNTIME_GIB, file_bytes=base_bytes)
