@@ -96,8 +96,13 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(project: Path) -> None
 
 def test_nothing_of_the_person_is_left_and_everything_still_verifies(project: Path) -> None:
     assert "rows.jsonl" in holding(project)
+    (tune_dir,) = (project / ".metier" / "stages" / "tune").iterdir()
+    said_dir = tune_dir / ".run.job"  # of a killed run in several processes
+    said_dir.mkdir()
+    (said_dir / "torchrun.log").write_text(f"rank 0: row {PERSON}: no trained token\n")
     done = erase(project)
     assert holding(project) == []
+    assert tune_dir.exists() and not said_dir.exists()
     assert done["is_done"]
     assert len(done["rows"]) == 9
     verified = metier("verify", "-C", project, "--json")

@@ -210,8 +210,10 @@ def _carry_out(
     session.subject_keys.destroy(plan.subject)
     num_objects = _rewrite_objects(session, plan)
     retire_models(session.ledger, [model["model_id"] for model in plan.models])
-    for folder in (session.workspace.root / "stages").glob("*/"):
-        if folder.name not in KEPT_STAGES:
+    stages_dir = session.workspace.root / "stages"
+    # In kept stages: what the processes of a killed run said, messages about rows among it.
+    for folder in [*stages_dir.glob("*/"), *stages_dir.glob("*/*/.*.job/")]:
+        if folder.name not in KEPT_STAGES and folder.exists():
             shutil.rmtree(folder)
     if session.workspace.trunk_dir.exists():  # hidden states of the person's rows among them
         shutil.rmtree(session.workspace.trunk_dir)
