@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from metier.core.errors import ConfigError, DataError, MetierError
+from metier.core.errors import ConfigError, DataError, MetierError, StoreError
+from metier.core.folders import locked
 from metier.core.tune_config import TuneConfig
 from metier.engine import open_ranks
 from metier.render import RenderedRow
 from metier.tune import Options, Progress, tune
+from metier.tune.processes import job_dir_of, read_job
 from tests.engine.builders import random_rows, tiny_base
 
 LENGTHS = [150, 90, 200, 60, 170, 110, 80, 140, 120, 100, 160, 50, 130]  # 13 rows: no step has the same number on both
@@ -142,3 +148,93 @@ def test_processes_go_on_with_the_threads_they_began_with(base_dir: Path, tmp_pa
     assert seen[0].step > 1
     assert resumed.execution.threads == 2
     assert left_in(tmp_path / "cut") == left_in(tmp_path / "whole")
+
+
+def run_in_child(base_dir: Path, out_dir: Path, settings: dict[str, float]) -> None:
+    run(base_dir, out_dir, 2, settings=settings)
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        found = children_of(pid)
+    except FileNotFoundError:
+        return []
+    return [*found, *(deeper for child in found for deeper in descendants(child))]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:  # a part that was renamed meanwhile
+        return b""
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_die_with_the_one_that_began_them_and_leave_no_row(
+    with_signal: signal.Signals, base_dir: Path, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "out" / "run"
+    row = ", ".join(map(str, TRAIN[0].tokens[:20])).encode()
+    settings = {"passes": 300.0, "evals": 150}
+    parent = multiprocessing.get_context("spawn").Process(target=run_in_child, args=(base_dir, out_dir, settings))
+    parent.start()
+    assert parent.pid is not None
+    deadline = time.monotonic() + 120
+    while not (out_dir / "state").exists() and time.monotonic() < deadline:
+        assert not [path for path in out_dir.parent.rglob("*") if path.is_file() and row in bytes_of(path)]
+        time.sleep(0.02)
+    started = [
+        pid for pid in descendants(parent.pid) if b"metier.tune.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert len(started) == 3, "torchrun and two ranks"
+    os.kill(parent.pid, with_signal)
+    parent.join()
+    # The next run waits for what is left of the killed one: its files are closed, and the kernel is done with it soon.
+    with locked(job_dir_of(out_dir) / "torchrun.log"):
+        freed_at = time.monotonic()
+        while any(map(is_alive, started)) and time.monotonic() < freed_at + 2:
+            time.sleep(0.01)
+        assert not [pid for pid in started if is_alive(pid)]
+    assert time.monotonic() < deadline
+    assert not [path for path in out_dir.parent.rglob("*") if path.is_file() and row in bytes_of(path)]
+    assert sorted(path.name for path in job_dir_of(out_dir).iterdir()) == ["torchrun.log"]
+
+
+def test_a_rank_that_says_nothing_dies_as_soon_as_nobody_would_read_it() -> None:
+    busy = "from metier.tune.worker import watch_reader; import time; watch_reader(); print('on', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE) as rank:
+        assert rank.stdout is not None and rank.stdout.readline() == b"on\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            rank.wait(0.3)
+        rank.stdout.close()
+        assert rank.wait(20) == -signal.SIGKILL
+
+
+def test_a_job_whose_beginner_is_gone_is_not_begun(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="the process that began this job is gone; run its command again"):
+        read_job(tmp_path / "gone")
+
+
+def test_the_rows_of_a_prefix_are_shared_with_the_same_result_up_to_rounding(base_dir: Path, tmp_path: Path) -> None:
+    """Processes compute the prefix each, on their own cores, and add what comes back of it rank by rank."""
+    prefix = random_rows([40], seed=3)[0].tokens
+    rows = [RenderedRow(row.row_id, [*prefix, *row.tokens], [0.0] * 40 + list(row.weight)) for row in TRAIN]
+    dev = [RenderedRow(row.row_id, [*prefix, *row.tokens], [0.0] * 40 + list(row.weight)) for row in DEV]
+    results = [
+        tune(rows, dev, replace(CONFIG, processes=processes), base=base_dir, out_dir=tmp_path / str(processes), seed=0,
+             options=Options(threads=2))
+        for processes in (1, 2)
+    ]  # fmt: skip
+    one, two = results
+    assert one.execution.prefix_tokens == two.execution.prefix_tokens >= 40
+    assert [loss for _, loss in two.dev_curve] == pytest.approx([loss for _, loss in one.dev_curve], rel=1e-5)
+    weights = [load_file(tmp_path / str(num) / "adapter" / "adapter_model.safetensors") for num in (1, 2)]
+    for name, wanted in weights[0].items():
+        assert float((weights[1][name] - wanted).norm()) < 1e-3 * float(wanted.norm()), name

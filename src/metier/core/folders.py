@@ -25,6 +25,7 @@ __all__ = [
     "finish",
     "finished",
     "fresh_dir",
+    "locked",
     "read_json",
     "stage_hash",
     "write_bytes",
@@ -158,6 +159,32 @@ def exclusive(lock_path: Path, *, what: str) -> Iterator[None]:
                 "`metier status` shows how far it is."
             ) from err
         yield
+
+
+@contextmanager
+def locked(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
+    """The file, open and locked once whoever holds it lets go; a killed holder, with all it started, frees it.
+
+    Raises:
+        StoreError: it cannot be opened.
+    """
+    with open_locked(path, shared=shared) as file:
+        yield file
+
+
+def open_locked(path: Path, *, shared: bool = False) -> BinaryIO:
+    """The file of `locked`, locked until it is closed; its folder is made where it is gone."""
+    while True:
+        file = _lock_file(path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # whoever held it has deleted it meanwhile
 
 
 def _lock_file(lock_path: Path) -> BinaryIO:

@@ -4,7 +4,8 @@
     >>> ranks.sum_in_order(grad_P)  # every rank holds the same bits afterwards  # doctest: +SKIP
 
 Every rank holds the whole model, knows the whole step and computes its share of the micro-batches. Gradients are
-added in the order of the ranks, so R ranks of one thread give the bits of one process with R worker threads.
+added in the order of the ranks, so R ranks of one thread give the bits of one process with R worker threads; up to
+rounding where rows share a prefix, which each rank computes on its own cores and goes back through with its own sums.
 gloo on CPUs; nccl on CUDA, one device a rank.
 """
 

@@ -1,9 +1,10 @@
-"""Tuning in several processes: a job folder with rows and settings, torchrun, and what came of it.
+"""Tuning in several processes: torchrun starts them, they read the job from this one's memory, and what came of it.
 
     >>> tune(train, dev, TuneConfig(processes=2), base=base, out_dir=Path("tune"), seed=0)  # doctest: +SKIP
 
-`tune` and `tune_pairs` come here where `processes` is above 1. The same job folder serves several machines that share
-their disk: run `torchrun --nnodes=2 ... -m metier.tune.worker JOB_DIR` on each.
+`tune` and `tune_pairs` come here where `processes` is above 1. The job, rows included, is a file in memory that the
+processes open through /proc: it is never on a disk and is gone with this process, and so are they. Beside `out_dir` a
+folder `.<name>.job` holds what they said, and errors; it goes when the run is done.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from metier.core import errors
-from metier.core.errors import MetierError
-from metier.core.folders import fresh_dir, read_json, write_bytes, write_json
+from metier.core.errors import MetierError, StoreError
+from metier.core.folders import locked, read_json
 from metier.core.tune_config import TuneConfig
 from metier.engine import current_ranks
 from metier.tune.examples import Examples
@@ -31,12 +34,11 @@ if TYPE_CHECKING:
     from metier.models import BaseModel
     from metier.render import RenderedRow
 
-__all__ = ["Job", "read_job", "tune_in_processes", "wants_processes"]
+__all__ = ["Job", "job_dir_of", "read_job", "tune_in_processes", "wants_processes"]
 
-PROGRESS_WORD = "metier-progress "
-"""What the first rank begins a line with that says how far it is."""
-SAY_WORD = "metier-say "
-"""The same of a line that says what the run chose for itself."""
+PROGRESS_WORD, SAY_WORD = "metier-progress ", "metier-say "
+"""What the first rank begins a line with that says how far it is, or what it chose for itself."""
+LOG_NAME = "torchrun.log"
 _DEAD_RANK = re.compile(r"exitcode: (-?\d+)\) local_rank: (\d+)")
 
 
@@ -63,41 +65,65 @@ def wants_processes(config: TuneConfig) -> bool:
     return config.processes > 1 and current_ranks().size == 1
 
 
+def job_dir_of(out_dir: Path) -> Path:
+    """Where the processes of a run leave what they said."""
+    return out_dir.with_name(f".{out_dir.name}.job")
+
+
 def tune_in_processes(job: Job) -> TuneResult:
     """Run the job in `job.config.processes` processes and wait for its end; only the first rank writes.
 
     Raises:
         MetierError: what a rank raised, or a process died: the last checkpoint stands.
     """
-    job_dir = fresh_dir(job.out_dir.with_name(f".{job.out_dir.name}.job"))
-    _write_job(job, job_dir)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={job.config.processes}"]
-    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
-    command += ["-m", "metier.tune.worker", str(job_dir)]
-    # One thread for what torch does on its own; what is computed sets its threads itself.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    log_path = job_dir / "torchrun.log"
-    with (
-        log_path.open("w", encoding="utf-8") as log_file,
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log_file, text=True) as run,
-    ):
-        try:
-            assert run.stdout is not None
-            _follow(run.stdout, job.options)
-            code = run.wait()
-        finally:
-            run.terminate()  # an interrupted parent leaves no process behind
-    if code:
-        _raise_what_happened(job, job_dir)
-    shutil.rmtree(job_dir)
+    job_dir = job_dir_of(job.out_dir)
+    job_dir.mkdir(parents=True, exist_ok=True)
+    # The processes inherit the log and its lock with it: it is free when the last one of a killed run is gone.
+    with locked(job_dir / LOG_NAME) as log_file, _in_memory(job) as job_path:
+        for path in job_dir.iterdir():
+            if path.name != LOG_NAME:
+                path.unlink()
+        log_file.truncate(0)
+        code = _run(job, job_path, log_file)
+        if code:
+            _raise_what_happened(job, job_dir)
+        shutil.rmtree(job_dir)
     return result_in(job.out_dir)
 
 
-def _write_job(job: Job, job_dir: Path) -> None:
+def _run(job: Job, job_path: Path, log_file: IO[bytes]) -> int:
+    """Start the processes, follow them, and return torchrun's exit code; none is left however this ends."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", f"--nproc-per-node={job.config.processes}"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    command += ["-m", "metier.tune.worker", str(job_path)]
+    # One thread for what torch does on its own; what is computed sets its threads itself.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log_file, text=True) as run:
+        try:
+            assert run.stdout is not None
+            _follow(run.stdout, job.options)
+            return run.wait()
+        finally:
+            run.terminate()  # an interrupted parent leaves no process behind
+
+
+@contextmanager
+def _in_memory(job: Job) -> Iterator[Path]:
+    """The job as a file that lies in memory alone, under a name that only processes of this user can open."""
+    file = os.memfd_create("metier-job")
+    try:
+        with open(file, "wb", closefd=False) as stream:
+            stream.write(_job_bytes(job))
+        yield Path(f"/proc/{os.getpid()}/fd/{file}")
+    finally:
+        os.close(file)
+
+
+def _job_bytes(job: Job) -> bytes:
     threads = job.options.threads
     folders = {"start": job.options.start, "trunk_dir": job.options.trunk_dir}
-    write_json(
-        job_dir / "job.json",
+    parts = {"train": job.train, "dev": job.dev}
+    return json.dumps(
         {
             "config": asdict(job.config),
             "base_dir": str(job.base_dir.resolve()),
@@ -106,28 +132,34 @@ def _write_job(job: Job, job_dir: Path) -> None:
             # Not asked for: each rank takes its share of the cores, or what the run began with.
             "threads": None if threads is None else max(1, threads // job.config.processes),
             **{name: None if path is None else str(path.resolve()) for name, path in folders.items()},
-        },
-    )
-    for part, examples in (("train", job.train), ("dev", job.dev)):
-        lines = [json.dumps([[row.row_id, row.tokens, row.weight] for row in example]) for example in examples]
-        write_bytes(job_dir / f"{part}.jsonl", "".join(line + "\n" for line in lines).encode())
+            **{
+                part: [[[row.row_id, row.tokens, row.weight] for row in example] for example in examples]
+                for part, examples in parts.items()
+            },
+        }
+    ).encode()
 
 
-def read_job(job_dir: Path) -> Job:
-    """The job as a rank finds it."""
+def read_job(job_path: Path) -> Job:
+    """The job as a rank finds it.
+
+    Raises:
+        StoreError: the process that began it is gone.
+    """
     from metier.render import RenderedRow
 
-    stored = read_json(job_dir / "job.json")
-    parts: dict[str, list[tuple[RenderedRow, ...]]] = {}
-    for part in ("train", "dev"):
-        lines = (job_dir / f"{part}.jsonl").read_text(encoding="utf-8").splitlines()
-        parts[part] = [tuple(RenderedRow(*row) for row in json.loads(line)) for line in lines]
-    where = str(job_dir / "job.json")
+    try:
+        stored = json.loads(job_path.read_bytes())
+    except OSError as err:
+        raise StoreError(f"{job_path}: the process that began this job is gone; run its command again.") from err
+    parts: dict[str, list[tuple[RenderedRow, ...]]] = {
+        part: [tuple(RenderedRow(*row) for row in example) for example in stored[part]] for part in ("train", "dev")
+    }
     folders = {name: None if stored[name] is None else Path(stored[name]) for name in ("start", "trunk_dir")}
     return Job(
         train=parts["train"],
         dev=parts["dev"],
-        config=TuneConfig.from_mapping(stored["config"], where=where),
+        config=TuneConfig.from_mapping(stored["config"], where=str(job_path)),
         base=Path(stored["base_dir"]),
         out_dir=Path(stored["out_dir"]),
         seed=stored["seed"],
@@ -146,7 +178,7 @@ def _follow(lines: IO[str], options: Options) -> None:
 
 def _raise_what_happened(job: Job, job_dir: Path) -> None:
     """Raise the run's own error, or say which process died."""
-    log_path = job_dir / "torchrun.log"
+    log_path = job_dir / LOG_NAME
     for error_path in sorted(job_dir.glob("error-*.json")):
         found = read_json(error_path)
         raise getattr(errors, found["type"])(found["message"])  # getattr: the names of core.errors
