@@ -19,6 +19,7 @@ import torch
 from metier.core.errors import StoreError
 from metier.engine import AdapterSpec, Handle, Linear, close, forward_backward, load, logprobs, make_batch, trunk_files
 from metier.engine.form import Form
+from metier.engine.llama import Stack
 from metier.engine.loop import trainer_of
 from metier.engine.trunk import Trunk, open_trunk, row_key
 from metier.engine.trunk_files import TrunkFiles, folder_bytes, make_room
@@ -360,3 +361,151 @@ def test_a_reader_finds_its_rows_while_another_run_replaces_the_file(
     assert writer.stored() == {"a"}
     reader.close()
     writer.close()
+
+
+def ones(num_tokens: int) -> torch.Tensor:
+    return torch.ones(num_tokens, 4, dtype=torch.bfloat16)
+
+
+def test_a_run_loses_nothing_to_an_eviction_of_the_folder_it_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, mine = tmp_path / "old", tmp_path / "mine"
+    mine.mkdir()
+    files = TrunkFiles(folder, 4)
+    files.append({"row": ones(3)})
+    files.close()
+    is_deleting, may_delete, real, opened = threading.Event(), threading.Event(), shutil.rmtree, []
+
+    def slow(path: Path) -> None:
+        is_deleting.set()
+        assert may_delete.wait(20)
+        real(path)
+
+    def reopen() -> None:
+        opened.append(TrunkFiles(folder, 4))
+
+    monkeypatch.setattr("metier.engine.trunk_files.shutil.rmtree", slow)
+    room = threading.Thread(target=make_room, args=(tmp_path, mine), kwargs={"wanted_bytes": 1, "limit_bytes": 1})
+    room.start()
+    assert is_deleting.wait(20)
+    opener = threading.Thread(target=reopen)
+    opener.start()
+    opener.join(20)
+    (again,) = opened  # while the deletion has still to begin
+    may_delete.set()
+    room.join(20)
+    again.take(["row"])
+    assert again.views == {}, "the states are gone"
+    again.append({"row": ones(3)})
+    assert torch.equal(again.views["row"], ones(3))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "old"]
+    assert not make_room(tmp_path, mine, wanted_bytes=1, limit_bytes=1), "it is in use"
+    again.close()
+
+
+def test_a_folder_of_bytes_that_another_run_evicts_meanwhile_counts_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"123")
+    (tmp_path / "b").write_bytes(b"12")
+    real = Path.is_file
+
+    def vanishing(self: Path) -> bool:
+        found = real(self)
+        if self.name == "b":
+            self.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "is_file", vanishing)
+    assert folder_bytes(tmp_path) == 3
+
+
+def test_damage_in_a_file_that_another_run_replaces_throws_nothing_away_in_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = TrunkFiles(tmp_path / "key", 4)
+    writer.append({"a": ones(3), "b": ones(2)})
+    damage(states_path(tmp_path), 3 * 8)  # of row b
+    reader, real = TrunkFiles(tmp_path / "key", 4), TrunkFiles._forget
+
+    def overtaken(self: TrunkFiles, name: str, keys: list[str]) -> None:
+        writer.keep_only(["a"])
+        writer.append({"b": ones(2)})
+        real(self, name, keys)
+
+    monkeypatch.setattr(TrunkFiles, "_forget", overtaken)
+    reader.take(["a", "b"])
+    assert sorted(reader.views) == ["a"]
+    assert writer.stored() == {"a", "b"}, "what it found damaged is gone with the old file"
+    for files in (reader, writer):
+        files.close()
+
+
+def test_a_writer_maps_its_block_before_another_run_replaces_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = TrunkFiles(tmp_path / "key", 4), TrunkFiles(tmp_path / "key", 4)
+    first.append({"a": ones(3)})
+    real = TrunkFiles._map
+    other = threading.Thread(target=second.keep_only, args=(["b"],))
+
+    def overtaken(self: TrunkFiles, name: str) -> torch.Tensor:
+        if self is first:
+            other.start()
+            other.join(0.5)
+        return real(self, name)
+
+    monkeypatch.setattr(TrunkFiles, "_map", overtaken)
+    first.append({"b": 2 * ones(2)})
+    other.join(20)
+    assert torch.equal(first.views["b"], 2 * ones(2))
+    assert sorted(second.stored()) == ["b"]
+    for files in (first, second):
+        files.close()
+
+
+def test_states_are_computed_on_one_thread_whatever_computes_them(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, threads = Stack.states, []
+
+    def seen(self: Stack, *arguments: object, **named: object) -> torch.Tensor:
+        threads.append(torch.get_num_threads())
+        return real(self, *arguments, **named)  # type: ignore[arg-type]  # passed on as they came
+
+    monkeypatch.setattr(Stack, "states", seen)
+    handle = loaded(base_dir, threads=2)
+    trainer = trainer_of(handle)
+    trainer.prepare(2)
+    for pool in trainer.pools:
+        pool.submit(torch.set_num_threads, 2).result()
+    filled(handle, ROWS[:2], tmp_path)
+    assert threads == [1, 1], "in bulk"
+    logprobs(handle, make_batch(ROWS[2:3])).result()
+    assert threads == [1, 1, 1], "a row that is not stored, while its one worker has both cores"
+    close(handle)
+
+
+def test_another_precision_has_a_folder_of_its_own(base_dir: Path, tmp_path: Path) -> None:
+    for dtype in ("fp32", "bf16"):
+        spec = AdapterSpec(rank=4, alpha=8.0, first_layer=2)
+        handle = load(base_dir, adapter=spec, seed=3, dtype=dtype, threads=1)  # type: ignore[arg-type]  # its names
+        assert filled(handle, ROWS, tmp_path)[1] == len(ROWS)
+        close(handle)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_states_after_a_shared_prefix_are_other_than_those_of_the_whole_row(base_dir: Path, tmp_path: Path) -> None:
+    rows = after_prefix(40, [20, 33, 7])
+    prefix, results = tuple(rows[0].tokens[:40]), []
+    for skip in (prefix, (), prefix):
+        handle = loaded(base_dir)
+        trunk, num = filled(handle, rows, tmp_path, prefix=skip)
+        assert num == (len(rows) if len(results) < 2 else 0)
+        longest = max(max(i for i, weight in enumerate(row.weight) if weight) for row in rows)
+        assert max(map(len, trunk.files.views.values())) == longest - len(skip)
+        results.append(step(handle, rows))
+        close(handle)
+    assert same(results[0], results[2])
+    assert results[1][0] == pytest.approx(results[0][0], rel=2e-3)

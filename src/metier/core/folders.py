@@ -26,6 +26,7 @@ __all__ = [
     "finished",
     "fresh_dir",
     "locked",
+    "open_locked",
     "read_json",
     "stage_hash",
     "write_bytes",
@@ -172,12 +173,23 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[BinaryIO]:
         yield file
 
 
-def open_locked(path: Path, *, shared: bool = False) -> BinaryIO:
-    """The file of `locked`, locked until it is closed; its folder is made where it is gone."""
+def open_locked(path: Path, *, shared: bool = False, waits: bool = True) -> BinaryIO:
+    """The file of `locked`, locked until it is closed; its folder is made where it is gone.
+
+    Raises:
+        StoreError: it cannot be opened.
+        BlockingIOError: it is held, and this is not to wait.
+    """
+    how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if waits else fcntl.LOCK_NB)
     while True:
-        file = _lock_file(path)
         try:
-            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            file = _lock_file(path)
+        except StoreError as err:
+            if isinstance(err.__cause__, FileNotFoundError):  # the folder was deleted as soon as it was made
+                continue
+            raise
+        try:
+            fcntl.flock(file, how)
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file

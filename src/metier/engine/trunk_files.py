@@ -2,16 +2,16 @@
 
     trunk/<key>/states-0.bin   rows of hidden states end to end, memory-mapped
     trunk/<key>/index.json     {"file": "states-0.bin", "end": 81, "width": 576, "rows": {key: [at, tokens, sha256]}}
-    trunk/<key>/writer.lock    held while a block is appended
+    trunk/<key>/writer.lock    held while a block is appended, or the file mapped
     trunk/<key>/in_use         held, shared, by every run that reads here; its time is that of the last use
 
 The index is written last, by rename, after the states are on the disk: a killed writer leaves bytes behind the last
-`end`, which the next one cuts off. Places never change within a file and none is used twice, so a reader needs no lock.
+`end`, which the next one cuts off. Places never change within a file and none is used twice, so that what is mapped
+needs no lock; a reader holds the writer's lock while it maps.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import mmap
@@ -20,13 +20,13 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from metier.core.errors import StoreError
-from metier.core.folders import read_json, storage_error, write_json
+from metier.core.folders import locked, open_locked, read_json, storage_error, write_json
 
 __all__ = ["STATE_BYTES", "TrunkFiles", "make_room"]
 
@@ -63,8 +63,9 @@ class TrunkFiles:
         self.folder, self.width = folder, width
         self.views: dict[str, Tensor] = {}
         """States of the rows this run has checked: (tokens, width) bf16, views of the mapped file."""
+        self.in_use = open_locked(folder / "in_use", shared=True)
         try:
-            self.in_use = _hold(folder)
+            os.utime(folder / "in_use")
         except OSError as err:
             raise storage_error(folder, err) from err
 
@@ -79,7 +80,7 @@ class TrunkFiles:
 
     def take(self, wanted: Collection[str]) -> None:
         """Map the wanted rows that are here, each checked against its hash; a damaged one is thrown away."""
-        with self._writing() as index:  # nobody replaces the file between reading its index and mapping it
+        with self._writing() as index:  # the file it names stays there until it is mapped
             states = self._map(index.file)
         found = {key: index.rows[key] for key in wanted if key in index.rows and key not in self.views}
         damaged = []
@@ -95,7 +96,7 @@ class TrunkFiles:
                 self.folder / index.file, len(damaged), len(found), ", ".join(key[:12] for key in damaged[:5]),
                 ", ..." if len(damaged) > 5 else "",
             )  # fmt: skip
-            self._forget(damaged)
+            self._forget(index.file, damaged)
 
     def append(self, block: Mapping[str, Tensor]) -> None:
         """Add rows, (tokens, width) bf16; those another process added meanwhile are left out.
@@ -152,15 +153,17 @@ class TrunkFiles:
         """Tokens the file of states holds, holes included."""
         return self._read_index().end
 
-    def _forget(self, keys: Collection[str]) -> None:
+    def _forget(self, name: str, keys: Collection[str]) -> None:
+        """Throw rows of a file away, unless another process has written a new one meanwhile."""
         with self._writing() as index:
-            self._write_index(index._replace(rows={k: entry for k, entry in index.rows.items() if k not in keys}))
+            if index.file == name:
+                kept = {key: entry for key, entry in index.rows.items() if key not in keys}
+                self._write_index(index._replace(rows=kept))
 
     @contextmanager
     def _writing(self) -> Iterator[Index]:
         """The index as it is now, under the writer's lock, which a killed process frees."""
-        with (self.folder / "writer.lock").open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.folder / "writer.lock"):
             index = self._read_index()
             for path in self.folder.glob("states-*.bin"):
                 if path.name != index.file:  # of a rewriting that was killed
@@ -202,21 +205,6 @@ class TrunkFiles:
         return torch.frombuffer(pages, dtype=torch.bfloat16).view(-1, self.width)
 
 
-def _hold(folder: Path) -> BinaryIO:
-    """The open `in_use` of a folder, held so that nobody evicts it; made anew where it went while this waited."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "in_use"
-        with suppress(FileNotFoundError):
-            file = path.open("a+b")
-            fcntl.flock(file, fcntl.LOCK_SH)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                    os.utime(path)
-                    return file
-            file.close()
-
-
 def _sha256(states: Tensor) -> str:
     return hashlib.sha256(state_bytes(states)).hexdigest()
 
@@ -245,8 +233,12 @@ def make_room(trunk_dir: Path, mine: Path, *, wanted_bytes: int, limit_bytes: in
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of the files of a folder."""
-    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+    """Bytes of the files of a folder, while others may be writing and evicting there."""
+    total = 0
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def _used_at(folder: Path) -> float:
@@ -258,9 +250,10 @@ def _used_at(folder: Path) -> float:
 def _evict(folder: Path) -> bool:
     """Delete a folder that no run has open."""
     try:
-        with (folder / "in_use").open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
+        with open_locked(folder / "in_use", waits=False):
+            # Out of the way first: a run that opens it now makes a new one, and loses nothing to this deletion.
+            gone = folder.rename(folder.with_name(f"{folder.name}.{os.getpid()}.evicted"))
+            shutil.rmtree(gone)
             return True
-    except OSError:
+    except (OSError, StoreError):
         return False
