@@ -16,7 +16,7 @@ from metier.core.tune_config import TuneConfig
 from metier.engine import AdapterSpec, close, load
 from metier.engine.choose import choose_checkpointing, choose_layout, step_bytes
 from metier.engine.form import Choice, Form
-from metier.engine.loop import trainer_of
+from metier.engine.loop import Trainer, trainer_of
 from metier.render import RenderedRow
 from metier.tune import Options, Progress, TuneResult, tune
 from tests.engine.builders import VOCAB, pattern_rows, random_rows, tiny_base
@@ -132,6 +132,32 @@ def test_a_prefix_of_all_rows_is_found_and_changes_the_result_by_rounding_alone(
     assert whole.execution.prefix_tokens == 0
     assert [loss for _, loss in shared.dev_curve] == pytest.approx([loss for _, loss in whole.dev_curve], rel=1e-4)
     assert shared.num_tokens == whole.num_tokens
+
+
+def test_the_workers_told_are_those_that_compute_the_tokens_beside_the_prefix(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = Trainer.prepare, []
+
+    def prepare(self: Trainer, num_workers: int) -> None:
+        seen.append(num_workers)
+        real(self, num_workers)
+
+    monkeypatch.setattr(Trainer, "prepare", prepare)
+    config = replace(CONFIG, step_tokens=700, depth=0, layout="packed")
+    for num_prefix, wanted in ((0, 2), (40, 1)):
+        seen.clear()
+        rows = with_prefix(random_rows([60] * 24), num_prefix)
+        result = tune(
+            rows,
+            rows[:2],
+            config,
+            base=base_dir,
+            out_dir=tmp_path / str(num_prefix),
+            seed=0,
+            options=Options(threads=2),
+        )
+        assert max(seen) == int(result.execution.workers.name) == wanted
 
 
 def test_a_resumed_run_takes_the_layout_it_began_with(

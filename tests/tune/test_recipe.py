@@ -268,3 +268,12 @@ def test_a_run_stopped_where_patience_is_spent_ends_as_an_uninterrupted_one(base
     assert not seen
     assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
     assert (resumed.dev_curve, resumed.last_step) == (whole.dev_curve, whole.last_step)
+
+
+def test_the_same_rows_with_other_weights_are_another_run(base_dir: Path, tmp_path: Path) -> None:
+    whole = tune(TRAIN, DEV, CONFIG, base=base_dir, out_dir=tmp_path / "tune", seed=0, threads=1)
+    halved = [RenderedRow(row.row_id, row.tokens, [weight / 2 for weight in row.weight]) for row in TRAIN[:12]]
+    weighted = [*halved, *TRAIN[12:]]
+    again = tune(weighted, DEV, CONFIG, base=base_dir, out_dir=tmp_path / "tune", seed=0, threads=1)
+    fresh = tune(weighted, DEV, CONFIG, base=base_dir, out_dir=tmp_path / "fresh", seed=0, threads=1)
+    assert again.fingerprint == fresh.fingerprint != whole.fingerprint

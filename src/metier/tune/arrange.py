@@ -74,8 +74,9 @@ def arrange(
             handle.ranks.wait()
     layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before))[0]
     longest = max(last_input(row.weight) for row in rows.all) - len(prefix)
-    workers = max(1, min(trainer.max_workers, config.step_tokens // MIN_WORKER_TOKENS))
-    micro_tokens = max(longest, min(trainer.micro_tokens, config.step_tokens // workers))
+    step_tokens = max(0, config.step_tokens - len(prefix) * len(rows.first_step))  # computed with the rows themselves
+    workers = max(1, min(trainer.max_workers, step_tokens // MIN_WORKER_TOKENS))
+    micro_tokens = max(longest, min(trainer.micro_tokens, step_tokens // workers))
     checkpointing = _checkpointing(handle, config, micro_tokens=micro_tokens, workers=workers)
     form = replace(form, layout=layout.name, checkpointing=checkpointing.name == "on")  # type: ignore[arg-type]  # packed or padded
     trainer.verbs.submit(trainer.take_form, form).result()
@@ -86,7 +87,7 @@ def arrange(
         threads=handle.threads,
         workers=Choice(
             name=str(workers),
-            reason=f"of {trainer.max_workers}; {config.step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
+            reason=f"of {trainer.max_workers}; {step_tokens} tokens a step, {MIN_WORKER_TOKENS} each at least",
         ),
         micro_tokens=Choice(
             name=str(micro_tokens), reason=f"at most {trainer.micro_tokens} a worker at a time, or one row"
