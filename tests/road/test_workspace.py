@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +68,7 @@ def test_peak_memory_is_the_highest_of_all_attempts(
     tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = iter([3.0, 2.0, 1.0])
-    monkeypatch.setattr(workspace, "peak_memory_gib", lambda: next(peaks))
+    monkeypatch.setattr(workspace, "peak_memory_gib", lambda **_: next(peaks))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, takes(clock, 30.0, ends=KeyboardInterrupt()))
     assert stage(tmp_path, takes(clock, 5.0)).peak_memory_gib == 3.0
@@ -76,7 +78,7 @@ def test_a_killed_attempt_keeps_the_peak_it_noted_and_the_time_it_began(
     tmp_path: Path, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peaks = iter([4.0, 2.0, 1.0])
-    monkeypatch.setattr(workspace, "peak_memory_gib", lambda: next(peaks))
+    monkeypatch.setattr(workspace, "peak_memory_gib", lambda **_: next(peaks))
 
     def work(stage_dir: Path) -> None:
         began_s = (stage_dir / SPENT_NAME).stat().st_mtime - 50
@@ -113,3 +115,16 @@ def test_a_damaged_stage_is_done_again_and_both_times_count(tmp_path: Path, cloc
     (first.dir / "state.json").write_text("damaged", encoding="utf-8")
     os.utime(first.dir / "state.json", (time.time(), time.time() + 86_400))  # found a day later: that day is no work
     assert stage(tmp_path, takes(clock, 5.0)).seconds == pytest.approx(35.0)
+
+
+def test_memory_of_the_processes_that_did_the_work_counts_for_their_stage_alone(tmp_path: Path) -> None:
+    held = "held = bytearray(200 << 20); held[:] = bytes(len(held))"
+
+    def work(stage_dir: Path) -> None:
+        subprocess.run([sys.executable, "-c", held], check=True)
+
+    alone, shared = (
+        Workspace(tmp_path).stage(f"of-{num}", version=1, inputs=1, config=None, work=work, processes=num)
+        for num in (1, 2)
+    )
+    assert shared.peak_memory_gib - alone.peak_memory_gib > 2 * 0.19

@@ -117,6 +117,23 @@ def test_every_part_of_memory_follows_its_cause(tmp_path: Path) -> None:
     assert parts(speed=replace(SPEED, threads=1)).head == pytest.approx(plain.head / 2)
 
 
+def test_memory_of_several_processes_is_that_of_each_and_of_the_one_that_waits(tmp_path: Path) -> None:
+    shape, speed = read_shape(tiny_base(tmp_path)), replace(SPEED, runtime_gib=0.5)
+
+    def parts(processes: int, threads: int) -> MemoryParts:
+        config = TuneConfig(processes=processes, depth=1)
+        wanted = replace(speed, threads=threads)
+        return estimate(train_tokens=[300] * 20, dev_tokens=[100], shape=shape, config=config, speed=wanted).memory
+
+    one, four_workers, two = parts(1, 1), parts(1, 4), parts(2, 2)
+    assert two.runtime == pytest.approx(3 * 0.5)
+    assert two.base == pytest.approx(2 * one.base)
+    assert two.trained == pytest.approx(2 * one.trained), "each has the gradient of one worker"
+    assert two.head == pytest.approx(2 * one.head)
+    assert two.stored == pytest.approx(one.stored) and one.stored > 0
+    assert parts(2, 4).head == pytest.approx(four_workers.head)
+
+
 def test_the_steps_ahead_are_those_of_the_run() -> None:
     lengths = [40, 60, 700, 300, 20, 500] * 4
     config = TuneConfig(step_tokens=512, passes=1.5)

@@ -60,10 +60,17 @@ class Session:
         config: Any,  # Any: whatever json accepts
         work: Callable[[Path], None],
         resumable: bool = False,
+        processes: int = 1,
     ) -> Stage:  # Any: inputs and config are whatever json accepts
         """The finished stage, computed now or found; see `Workspace.stage`."""
         stage = self.workspace.stage(
-            name, version=version, inputs=inputs, config=config, work=work, resumable=resumable
+            name,
+            version=version,
+            inputs=inputs,
+            config=config,
+            work=work,
+            resumable=resumable,
+            processes=processes,
         )
         self.stages[name] = stage
         return stage

@@ -162,6 +162,7 @@ def _search(session: Session, parts: Parts, plan: Plan, num: int) -> None:
         config={"tune": asdict(tuning.plain_config), "num": num, "num_train_rows": plan.num_train_rows},
         work=work,
         resumable=True,
+        processes=session.config.tune.processes,
     )
     found = read_json(stage.dir / "search.json")
     write_json(search_path(session), found)

@@ -100,6 +100,7 @@ class Tuning:
             config={"tune": asdict(config), "seed": seed, "num_train_rows": self.plan.num_train_rows},
             work=work,
             resumable=True,
+            processes=config.processes,
         )
 
     @cached_property
@@ -135,6 +136,7 @@ class Tuning:
             config={"tune": asdict(config), "seed": seed},
             work=work,
             resumable=True,
+            processes=config.processes,
         )
 
     @property

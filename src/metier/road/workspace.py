@@ -76,10 +76,12 @@ class Workspace:
         config: Any,  # Any: whatever json accepts
         work: Callable[[Path], None],
         resumable: bool = False,
+        processes: int = 1,
     ) -> Stage:  # Any: inputs and config are whatever json accepts
         """The finished stage; `work` fills its folder when it is not there yet.
 
         A resumable stage finds its unfinished folder as the killed run left it; any other starts empty.
+        `processes` is how many the work starts, whose memory counts as well.
         """
         wanted_hash = stage_hash(stage=name, version=version, inputs=inputs, config=config)
         stage_dir = self.stage_dir(name, wanted_hash)
@@ -87,8 +89,8 @@ class Workspace:
             before = Spent(_spent_s(stage_dir), _spent_gib(stage_dir))
             if not resumable:
                 fresh_dir(stage_dir)
-            seconds = before.seconds + _timed(work, stage_dir, before)
-            peak_gib = max(before.peak_gib, peak_memory_gib())
+            seconds = before.seconds + _timed(work, stage_dir, before, processes)
+            peak_gib = max(before.peak_gib, peak_memory_gib(processes=processes))
             finish(stage_dir, wanted_hash, seconds=seconds, peak_memory_gib=peak_gib)
         done = read_json(stage_dir / "done.json")
         return Stage(stage_dir, wanted_hash, done["seconds"], done["peak_memory_gib"])
@@ -101,7 +103,7 @@ class Spent(NamedTuple):
     peak_gib: float
 
 
-def _timed(work: Callable[[Path], None], stage_dir: Path, before: Spent) -> float:
+def _timed(work: Callable[[Path], None], stage_dir: Path, before: Spent, processes: int) -> float:
     """Do the work; seconds it took. Where it ends early they are noted beside `before`, for the next attempt."""
     _note(stage_dir, before)
     started_s = time.monotonic()
@@ -110,7 +112,7 @@ def _timed(work: Callable[[Path], None], stage_dir: Path, before: Spent) -> floa
     except BaseException:
         with suppress(StoreError):  # a full disk: what stopped the work is told, not this
             seconds = before.seconds + time.monotonic() - started_s
-            _note(stage_dir, Spent(seconds, max(before.peak_gib, peak_memory_gib())))
+            _note(stage_dir, Spent(seconds, max(before.peak_gib, peak_memory_gib(processes=processes))))
         raise
     return time.monotonic() - started_s
 
@@ -148,7 +150,12 @@ def _spent_s(stage_dir: Path) -> float:
     return float(read_json(stage_dir / SPENT_NAME)["seconds"]) + last_attempt_s
 
 
-def peak_memory_gib() -> float:
-    """Peak resident memory of this process so far, in GiB."""
+def peak_memory_gib(*, processes: int = 1) -> float:
+    """Peak resident memory of this process so far, in GiB, and of `processes` it has started where these are several.
+
+    The largest that has ended stands for each of them.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if processes > 1:
+        peak += processes * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return float(peak * (1 if sys.platform == "darwin" else 1024) / 1024**3)

@@ -90,7 +90,21 @@ class MemoryParts:
 def peak_memory(
     shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, machine: Machine, *, trained_ratio: float
 ) -> MemoryParts:
-    """Peak memory of a run whose batches are `ahead`."""
+    """Peak memory of a run whose batches are `ahead`, all of its processes together."""
+    one = _peak_of_one(shape, config, ahead, machine, trained_ratio=trained_ratio)
+    num = config.processes
+    if num == 1:
+        return one
+    # Each holds the whole model and maps the same stored states; the one that began them waits beside.
+    parts = {f.name: num * float(getattr(one, f.name)) for f in fields(one)}  # getattr: every field is a part
+    return MemoryParts(**{**parts, "stored": one.stored, "runtime": parts["runtime"] + machine.runtime_gib})
+
+
+def _peak_of_one(
+    shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, machine: Machine, *, trained_ratio: float
+) -> MemoryParts:
+    """Peak memory of each process of the run."""
+    workers = -(-ahead.workers // config.processes)
     p = machine.product_bytes
     depth = min(config.depth or shape.num_layers, shape.num_layers)
     base = p * base_weights(shape)
@@ -98,9 +112,9 @@ def peak_memory(
         base -= p * num_trained(shape, config, depth=depth)
     # While the base is laid out its file is in memory as well; what trains comes after.
     laying_out = machine.file_bytes if machine.file_bytes / max(1, base_weights(shape)) != p else 0
-    trained = trained_bytes(shape, config, depth=depth, workers=ahead.workers, product_bytes=p)
-    activations = ahead.workers * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
-    head = ahead.workers * CHUNK * shape.vocab * (4 if p == 4 else 4 + p)
+    trained = trained_bytes(shape, config, depth=depth, workers=workers, product_bytes=p)
+    activations = workers * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
+    head = workers * CHUNK * shape.vocab * (4 if p == 4 else 4 + p)
     num_kernels = KERNELS_TRAINED * ahead.num_widths + KERNELS_SCORED * ahead.num_scored_widths
     kernels = min(MAX_KERNELS, num_kernels) * KERNEL_BYTES if machine.compiles and p < 4 else 0.0
     running = trained + activations + head + kernels
