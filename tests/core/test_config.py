@@ -210,7 +210,6 @@ def test_settings_never_change() -> None:
         (lambda: TuneConfig(rank=0), "rank is 0; expected 1 or more"),
         (lambda: TuneConfig(lr=1.0), "lr is 1.0"),
         (lambda: TuneConfig(depth=-1), "depth is -1"),
-        (lambda: TuneConfig(method="full"), "method is 'full'; this version tunes adapters only: method = 'lora'."),
         (lambda: DecisionConfig(margin=0.1, plan_gain=0.1), "not above margin 0.1"),
         (lambda: DecisionConfig(margin=0.1, alpha=0.6), "alpha is 0.6"),
         (lambda: DecisionConfig(margin=0.1, max_looks=0), "max_looks is 0"),
