@@ -99,7 +99,7 @@ def test_the_choices_are_told_before_the_start_and_stored_with_their_reasons(
         "block", "product_dtype", "workers", "micro_tokens", "layout", "checkpointing", "prefix", "trunk",
     ]  # fmt: skip
     assert "product_dtype: float32 (tune.product_dtype)" in told
-    assert "layout: packed (tune.layout)" in told
+    assert "layout: packed (no rehearsal measured the layouts)" in told
     assert run(base_dir, tmp_path / "a" / "tune") == result, "a finished folder gives the stored choices"
 
 
@@ -167,7 +167,7 @@ def test_a_resumed_run_takes_the_layout_it_began_with(
     run(base_dir, tmp_path / "whole" / "tune", padded)
     monkeypatch.setattr("metier.tune.arrange.choose_layout", lambda *_: Choice(name="padded", reason="measured"))
     with pytest.raises(_Killed):
-        run(base_dir, tmp_path / "cut" / "tune", auto, on_progress=kill_at(5))
+        run(base_dir, tmp_path / "cut" / "tune", auto, on_progress=kill_at(5), times_layouts=True)
     monkeypatch.setattr("metier.tune.arrange.choose_layout", lambda *_: Choice(name="packed", reason="measured"))
     resumed = run(base_dir, tmp_path / "cut" / "tune", auto)
     assert resumed.execution.layout == Choice(name="padded", reason="measured")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def base_dir(tmp_path: Path) -> Path:
 
 
 def test_everything_is_timed_and_nothing_is_left(base_dir: Path, tmp_path: Path) -> None:
-    found = rehearse(TRAIN, DEV, CONFIG, base=base_dir, work_dir=tmp_path / "work", threads=2, prompts=PROMPTS)
+    found = rehearse(TRAIN, DEV, CONFIG, base=base_dir, work_dir=tmp_path / "work", threads=1, prompts=PROMPTS)
     assert not (tmp_path / "work").exists()
     assert min(found.load_s, found.dev_s, found.save_s, found.resume_s, found.decode_s) > 0
     assert found.seconds > found.load_s + found.dev_s + found.save_s + found.resume_s + found.decode_s
@@ -33,6 +34,23 @@ def test_everything_is_timed_and_nothing_is_left(base_dir: Path, tmp_path: Path)
     # fp32 masters of rank 4 on three layers, two moments and an export: 16 bytes each.
     masters = 3 * 4 * (48 + 48 + 2 * (48 + 16) + 48 + 48 + 3 * (48 + 80))
     assert found.checkpoint_gib * 2**30 == pytest.approx(16 * masters, rel=0.15)
+
+
+def test_both_layouts_are_timed_where_none_is_set(base_dir: Path, tmp_path: Path) -> None:
+    found = rehearse(TRAIN, DEV, CONFIG, base=base_dir, work_dir=tmp_path / "work", threads=1)
+    assert set(found.execution.layout.seconds) == {"packed", "padded"}
+    assert "median of 5 turns" in found.execution.layout.reason
+    padded = replace(CONFIG, layout="padded")
+    found = rehearse(TRAIN, DEV, padded, base=base_dir, work_dir=tmp_path / "work", threads=1)
+    assert (found.execution.layout.name, found.execution.layout.seconds) == ("padded", {})
+
+
+def test_timing_ends_soon_where_a_step_takes_long(
+    base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metier.engine.choose.ENOUGH_S", 0.0)
+    found = rehearse(TRAIN, DEV, CONFIG, base=base_dir, work_dir=tmp_path / "work", threads=1)
+    assert "median of 1 turn" in found.execution.layout.reason
 
 
 def test_a_resumption_that_brings_back_too_little_is_refused(

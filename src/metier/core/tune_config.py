@@ -99,8 +99,8 @@ class TuneConfig(Settings):
     """Dev evaluations in a row without a lower loss after which the run stops; 0 never stops early."""
     product_dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the matrix products; auto measures which is faster here. Masters and loss are fp32."""
-    layout: Literal["auto", "packed", "padded"] = "packed"
-    """Rows end to end or padded to their neighbours' length; auto times both, and two runs may then round otherwise."""
+    layout: Literal["auto", "packed", "padded"] = "auto"
+    """Rows end to end or padded to their neighbours' length; auto: what the rehearsal measured, packed without one."""
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Compute inner values again on the way back instead of keeping them; auto does where memory would not do."""
     trunk_gib: float = 4.0

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
 
+from metier.core.errors import counted
 from metier.engine.batch import TokenRow, make_batch
 from metier.engine.form import Choice, Layout
 from metier.engine.handle import Handle
@@ -21,14 +22,16 @@ from metier.engine.weights import LlamaShape
 
 __all__ = ["choose_checkpointing", "choose_layout", "step_bytes"]
 
+ENOUGH_S = 12.0
+"""Seconds after which no further turn begins: a step of the default takes some of them on two cores."""
 WORTH_RATIO = 0.97
 """A layout other than packed is taken where its steps need at most this share of the time: less is noise."""
 
 
 def choose_layout(handle: Handle, rows: Sequence[TokenRow], *, repeats: int = 5) -> Choice:
-    """The layout in which a step of these rows takes less time; the two take turns, `repeats` steps each.
+    """The layout in which a step of these rows takes less time; the two take turns, at most `repeats` steps each.
 
-    A few steps' time; no weight changes, and gradients of a step that was begun are thrown away.
+    A few steps' time, after `ENOUGH_S` no further turn; no weight changes, and gradients of a step that was begun are thrown away.
 
     Raises:
         ModelError: the handle has no adapter, or a loss is not finite.
@@ -38,7 +41,10 @@ def choose_layout(handle: Handle, rows: Sequence[TokenRow], *, repeats: int = 5)
     layouts: tuple[Layout, Layout] = ("packed", "padded")
     seconds: dict[Layout, list[float]] = {layout: [] for layout in layouts}
     try:
+        began = time.perf_counter()
         for turn in range(repeats + 1):
+            if turn > 1 and time.perf_counter() - began > ENOUGH_S:
+                break
             for layout in layouts if turn % 2 else layouts[::-1]:
                 trainer.form = replace(form, layout=layout)
                 start = time.perf_counter()
@@ -50,7 +56,7 @@ def choose_layout(handle: Handle, rows: Sequence[TokenRow], *, repeats: int = 5)
         trainer.verbs.submit(trainer.discard).result()
     ratio = median(padded / packed for packed, padded in zip(seconds["packed"], seconds["padded"], strict=True))
     name: Layout = "padded" if ratio <= WORTH_RATIO else "packed"
-    told = f"padded steps took {ratio:.2f} of the time of packed ones, median of {repeats} turns"
+    told = f"padded steps took {ratio:.2f} of the time of packed ones, median of {counted(len(seconds['packed']), 'turn')}"
     return Choice(name=name, reason=told, seconds={each: median(seconds[each]) for each in layouts})
 
 

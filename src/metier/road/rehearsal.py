@@ -1,7 +1,7 @@
 """The rehearsal of a plan: everything the tuning does, once, timed and held against memory, disk and budget.
 
-It is stored under the hash of the plan it rehearsed, and changes nothing else: a later run of the same plan predicts
-with its speeds and says so.
+It is stored under the hash of the plan it rehearsed: a later run of the same plan predicts with its speeds, says so, and
+computes rows in the layout that was faster (`layout.py`). Nothing else changes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from metier.core.seeds import derived_seed
 from metier.core.tune_config import TuneConfig
 from metier.road.calibrate import Speeds, Workload, measure_workload
 from metier.road.cut import Parts
+from metier.road.layout import fix_layout, fixed_layout
 from metier.road.plan import OVERRUN, Plan, chosen_rows, objective_estimate
 from metier.road.progress import minutes_text
 from metier.road.rendered import Rendered, instruction_text, render_parts
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rehearsed", "rehearse_plan", "require_room", "with_rehearsal"]
 
-REHEARSAL_VERSION = 1
+REHEARSAL_VERSION = 2
 NUM_PROMPTS, REPLY_TOKENS = 4, 32
 """Dev prompts the exported adapter answers, and the longest of its answers."""
 MAX_STEP_TOKENS = 2048
@@ -67,6 +68,8 @@ class Rehearsed:
     """What a prediction is made of."""
     chosen: tuple[str, ...]
     """In what form the run is computed, a line for each choice with its reason."""
+    layout: Mapping[str, Any]
+    """The layout that is faster here, with its reason: later runs of the plan take it."""
 
     def as_json(self) -> dict[str, Any]:
         """The findings as JSON values."""
@@ -109,7 +112,7 @@ def rehearse_plan(session: Session, parts: Parts, plan: Plan) -> Rehearsed:
         )
 
     stage = session.workspace.stage("rehearsal", version=REHEARSAL_VERSION, work=do, **_identity(session, plan))
-    found = _repredicted(session, plan, work, Rehearsed.from_json(read_json(stage.dir / "rehearsal.json")))
+    found = _repredicted(session, plan, work, _read(session, stage.dir))
     _require_fit(session, plan, work, found)
     return found
 
@@ -121,13 +124,22 @@ def with_rehearsal(session: Session, parts: Parts, plan: Plan) -> Plan:
     stage_dir = session.workspace.stage_dir("rehearsal", wanted)
     if not finished(stage_dir, wanted):
         return plan
-    found = Rehearsed.from_json(read_json(stage_dir / "rehearsal.json"))
-    found = _repredicted(session, plan, measure_workload(session, parts, render_parts(session, parts)), found)
+    work = measure_workload(session, parts, render_parts(session, parts))
+    found = _repredicted(session, plan, work, _read(session, stage_dir))
     session.progress.say(
         f"rehearsed: tuning takes {minutes_text(found.tune_minutes)} at {found.train_tokens_per_s:.0f} tokens a "
         f"second, {found.tune_gib:.2f} GiB"
     )
     return _updated(plan, found)
+
+
+def _read(session: Session, stage_dir: Path) -> Rehearsed:
+    """A stored rehearsal; the layout it found is that of the plan from now on, unless a run began before it."""
+    from metier.engine.form import Choice
+
+    found = Rehearsed.from_json(read_json(stage_dir / "rehearsal.json"))
+    fix_layout(session, Choice(**found.layout))
+    return found
 
 
 def require_room(session: Session, plan: Plan) -> None:
@@ -188,11 +200,11 @@ def _rehearse(session: Session, parts: Parts, plan: Plan, rendered: Rendered, wo
     instruction = instruction_text(tuned, session.wordings)
     renderer = session.renderer
     asked = [renderer.prompt_tokens(with_instruction(row, instruction), row.tools) for row in parts.dev[:NUM_PROMPTS]]
-    limit = session.config.tune.max_row_tokens
+    limit, layout, config = session.config.tune.max_row_tokens, fixed_layout(session), _config(session, plan)
     found = rehearse(
         [rendered.train[row] for row in drawn],
         rendered.dev,
-        _config(session, plan),
+        config if layout is None else replace(config, layout=layout.name),  # type: ignore[arg-type]  # packed or padded
         base=session.base,
         work_dir=work_dir,
         seed=derived_seed(seed, "tune"),
@@ -201,6 +213,7 @@ def _rehearse(session: Session, parts: Parts, plan: Plan, rendered: Rendered, wo
             params=SamplingParams(max_tokens=REPLY_TOKENS, stop_ids=renderer.stop_ids),
         ),
     )
+    execution = found.execution if layout is None else replace(found.execution, layout=layout)
     texts = [renderer.template.decode([t for t in reply if t not in renderer.stop_ids]) for reply in found.reply_tokens]
     return Rehearsed(
         seconds=found.seconds,
@@ -217,7 +230,8 @@ def _rehearse(session: Session, parts: Parts, plan: Plan, rendered: Rendered, wo
         memory_parts="",
         disk_gib=2 * found.checkpoint_gib,  # the new checkpoint is whole before the old one goes
         speed=asdict(found.speed),
-        chosen=tuple(found.execution.lines()),
+        chosen=tuple(execution.lines()),
+        layout=asdict(execution.layout),
     )
 
 

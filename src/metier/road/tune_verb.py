@@ -20,6 +20,7 @@ from metier.road.cut import Parts, cut_rows, record_kept
 from metier.road.ground import read_and_check, record_ground
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher, minutes_text
+from metier.road.layout import layout_of
 from metier.road.rehearsal import require_room, with_rehearsal
 from metier.road.run import open_session
 from metier.road.session import Session
@@ -189,7 +190,9 @@ def _candidate(tuning: Tuning, stage_dir: Path, number: int, num: int, *, lr: fl
             base=session.base,
             out_dir=stage_dir / f"candidate-{number}",
             seed=derived_seed(session.config.project.seed, "search"),
-            options=Options(on_progress=watch, trunk_dir=session.workspace.trunk_dir),
+            options=Options(
+                on_progress=watch, trunk_dir=session.workspace.trunk_dir, layout_why=layout_of(session).reason
+            ),
         )
         loss, seconds = min(loss for step, loss in result.dev_curve if step), result.seconds
     except ModelError as err:  # too high a rate is an answer of a search

@@ -18,6 +18,7 @@ from metier.core.seeds import derived_seed
 from metier.core.tune_config import TuneConfig
 from metier.road.cut import Parts
 from metier.road.described import described_tuning
+from metier.road.layout import fix_layout, layout_of
 from metier.road.mining import Start, rendered_pairs
 from metier.road.plan import Plan, chosen_rows
 from metier.road.rendered import Rendered, instruction_text, render_parts
@@ -73,6 +74,7 @@ class Tuning:
         from metier.tune import tune
 
         session = self.session
+        fix_layout(session, layout_of(session))  # a later rehearsal makes no other model of this run
         config = replace(self._config, objective="sft", dpo=None)
         seed = derived_seed(session.config.project.seed, "tune")
 
@@ -143,7 +145,8 @@ class Tuning:
     def plain_config(self) -> TuneConfig:
         """The settings with what the plan chose."""
         session, plan = self.session, self.plan
-        return replace(session.config.tune, passes=plan.passes, depth=plan.depth, product_dtype=session.wanted_dtype)
+        chosen = {"passes": plan.passes, "depth": plan.depth, "product_dtype": session.wanted_dtype}
+        return replace(session.config.tune, **chosen, layout=layout_of(session).name)  # type: ignore[arg-type]  # names and values from the line above
 
     @property
     def _config(self) -> TuneConfig:
@@ -158,7 +161,12 @@ class Tuning:
         def tell(now: Progress) -> None:
             self._tell(now, stage_dir)
 
-        return Options(on_progress=tell, say=self.session.progress.say, trunk_dir=self.session.workspace.trunk_dir)
+        return Options(
+            on_progress=tell,
+            say=self.session.progress.say,
+            trunk_dir=self.session.workspace.trunk_dir,
+            layout_why=layout_of(self.session).reason,
+        )
 
     def _tell(self, now: Progress, stage_dir: Path) -> None:
         """Steps of sft are the first half of a dpo run."""

@@ -32,11 +32,13 @@ from metier.tune.result import Options
 if TYPE_CHECKING:
     from metier.render import RenderedRow
 
-__all__ = ["EXECUTION_NAME", "RunRows", "arrange"]
+__all__ = ["EXECUTION_NAME", "NOT_REHEARSED", "RunRows", "arrange"]
 
 log = logging.getLogger(__name__)
 
 EXECUTION_NAME = "execution.json"
+NOT_REHEARSED = "no rehearsal measured the layouts"
+"""Why layout = "auto" is packed."""
 PLAIN = "transformers' own modules compute steps in one form"
 
 
@@ -72,7 +74,7 @@ def arrange(
         trainer.verbs.submit(trunk.fill, trainer, rows.all, on_progress=lambda share: _told(share, options)).result()
         if handle.ranks.is_first:
             handle.ranks.wait()
-    layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before))[0]
+    layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before, options))[0]
     longest = max(last_input(row.weight) for row in rows.all) - len(prefix)
     step_tokens = max(0, config.step_tokens - len(prefix) * len(rows.first_step))  # computed with the rows themselves
     workers = max(1, min(trainer.max_workers, step_tokens // MIN_WORKER_TOKENS))
@@ -148,7 +150,7 @@ def _trunk(
     trunk, num_bytes = open_trunk(handle, rows, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
     told = f"{num_bytes / 2**30:.3f} GiB for {len(rows)} rows"
     if trunk is not None:
-        return trunk, num_bytes, Choice(name=f"{first_layer} layers", reason=f"{told}, at most {config.trunk_gib:g}")
+        return trunk, num_bytes, Choice(name=f"{first_layer} layers", reason=f"{told}, at most {config.trunk_gib:g} GiB")
     why = "over tune.trunk_gib" if num_bytes > limit else "not free on the disk, or held by other runs"
     if before is not None:
         raise StoreError(
@@ -156,18 +158,23 @@ def _trunk(
             "command again: it resumes."
         )
     log.warning("the states below the adapted layers are not stored: %s, %s", told, why)
-    return None, num_bytes, Choice(name="none", reason=f"{told}, {why} ({config.trunk_gib:g})")
+    return None, num_bytes, Choice(name="none", reason=f"{told}, {why} ({config.trunk_gib:g} GiB)")
 
 
-def _layout(handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, before: Execution | None) -> Choice:
+def _layout(
+    handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, before: Execution | None, options: Options
+) -> Choice:
+    """What is set, what a rehearsal finds now, or the plain one: two runs of one command never time and differ."""
     if before is not None:
         return before.layout
     if not trainer_of(handle).trainee.takes_forms:
         _refuse_form("layout", config.layout, plain="packed")
         return Choice(name="packed", reason=PLAIN)
     if config.layout != "auto":
-        return Choice(name=config.layout, reason="tune.layout")
-    return choose_layout(handle, rows)
+        return Choice(name=config.layout, reason=options.layout_why)
+    if options.times_layouts:
+        return choose_layout(handle, rows)
+    return Choice(name="packed", reason=NOT_REHEARSED)
 
 
 def _checkpointing(handle: Handle, config: TuneConfig, *, micro_tokens: int, workers: int) -> Choice:

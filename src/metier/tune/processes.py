@@ -129,6 +129,7 @@ def _job_bytes(job: Job) -> bytes:
             "base_dir": str(job.base_dir.resolve()),
             "out_dir": str(job.out_dir.resolve()),
             "seed": job.seed,
+            "layout_why": job.options.layout_why,
             # Not asked for: each rank takes its share of the cores, or what the run began with.
             "threads": None if threads is None else max(1, threads // job.config.processes),
             **{name: None if path is None else str(path.resolve()) for name, path in folders.items()},
@@ -163,7 +164,7 @@ def read_job(job_path: Path) -> Job:
         base=Path(stored["base_dir"]),
         out_dir=Path(stored["out_dir"]),
         seed=stored["seed"],
-        options=Options(threads=stored["threads"], start=folders["start"], trunk_dir=folders["trunk_dir"]),
+        options=Options(threads=stored["threads"], layout_why=stored["layout_why"], **folders),
     )
 
 

@@ -170,11 +170,11 @@ def _scored(dev: Sequence[RenderedRow], config: TuneConfig) -> list[RenderedRow]
 
 
 def _arranged(handle: Handle, rows: RunRows, config: TuneConfig, work_dir: Path, *, resumed: bool) -> Execution:
-    """The form the run is computed in, chosen as the run chooses it."""
+    """The form the run is computed in, chosen as the run chooses it; the layout, where it is open, by timing both."""
     work_dir.mkdir(parents=True, exist_ok=True)
     step_tokens = config.step_tokens or sum(len(row.tokens) for row in rows.first_step)
     with_step = replace(config, step_tokens=step_tokens)
-    options = Options(trunk_dir=work_dir / "trunk")
+    options = Options(trunk_dir=work_dir / "trunk", times_layouts=True)
     return arrange(handle, rows, with_step, out_dir=work_dir, resumed=resumed, options=options)
 
 

@@ -36,6 +36,10 @@ class Options:
     """Told, a line each, what the run chose for itself and why, before its first step."""
     trunk_dir: Path | None = None
     """Where the states below the adapted layers are kept for all runs that share rows; None: beside `out_dir`."""
+    layout_why: str = "tune.layout"
+    """Why `tune.layout` is what it is, told with it."""
+    times_layouts: bool = False
+    """Whether layout = "auto" times both on the first step: a rehearsal does, a run takes what one found."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
