@@ -121,7 +121,7 @@ def dpo(
     left_s = seconds - (time.perf_counter() - started)
     settings = replace(settings, passes=round(min(3.0, max(0.25, left_s / pass_s)), 2))
     result = tune_pairs(
-        train, dev, replace(data.config, objective="dpo", dpo=settings),
+        train, dev, replace(data.config, objective="dpo", dpo=settings, passes=0.0),
         base=data.session.base, out_dir=work, seed=args.seed, options=Options(start=start, threads=args.threads),
     )  # fmt: skip
     return result, {**counts, "passes": settings.passes}, time.perf_counter() - started

@@ -93,7 +93,8 @@ def drawn(rng: np.random.Generator, *, num_layers: int = 0) -> dict[str, Any]:
     method = str(rng.choice(methods()))
     layers = num_layers or BASES[name]["num_layers"]
     config: dict[str, Any] = {
-        "objective": objective, "method": method, "depth": int(rng.choice([0, layers // 2, 2])), "passes": 1.0,
+        "objective": objective, "method": method, "depth": int(rng.choice([0, layers // 2, 2])),
+        "passes": 1.0 if objective == "sft" else 0.0,  # pairs have passes of their own
         "step_tokens": step_tokens, "evals": int(rng.integers(1, 3)), "patience": 0,
         "product_dtype": str(rng.choice(["bf16", "fp32"])), "trunk_gib": float(rng.choice([0.0, 4.0])),
     }  # fmt: skip

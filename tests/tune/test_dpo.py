@@ -24,7 +24,7 @@ from tests.tune.test_recipe import files_of
 
 DPO = DpoConfig(lr=0.01, passes=2.0, beta=0.2)
 CONFIG = TuneConfig(
-    objective="dpo", dpo=DPO, rank=4, alpha=8.0, passes=1.0, step_tokens=160, evals=3, product_dtype="fp32"
+    objective="dpo", dpo=DPO, rank=4, alpha=8.0, step_tokens=160, evals=3, product_dtype="fp32"
 )
 
 
@@ -58,7 +58,7 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sft_dir(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter tuned on gold replies."""
-    config = replace(CONFIG, objective="sft", dpo=None, lr=0.02)
+    config = replace(CONFIG, objective="sft", dpo=None, passes=1.0, lr=0.02)
     rows, out_dir = pattern_rows(12, seed=1), tmp_path_factory.mktemp("sft") / "run"
     return tune(rows, rows[:4], config, base=base_dir, out_dir=out_dir, seed=0, threads=2).adapter_dir
 
@@ -113,10 +113,10 @@ def test_a_run_that_starts_from_an_adapter_is_measured_against_that_adapter(
 
 def test_a_fully_tuned_model_goes_on_from_pairs_and_stays_one_of_its_base(base_dir: Path, tmp_path: Path) -> None:
     form: dict[str, Any] = {"method": "full", "rank": 16, "alpha": 32.0}
-    config = replace(CONFIG, **form, objective="sft", dpo=None, lr=0.003)
+    config = replace(CONFIG, **form, objective="sft", dpo=None, passes=1.0, lr=0.003)
     rows = pattern_rows(12, seed=1)
     sft = tune(rows, rows[:4], config, base=base_dir, out_dir=tmp_path / "sft", seed=0, threads=2)
-    result = run(base_dir, tmp_path / "dpo", config=replace(CONFIG, **form, lr=0.001), start=sft.adapter_dir)
+    result = run(base_dir, tmp_path / "dpo", config=replace(CONFIG, **form), start=sft.adapter_dir)
     assert dict(result.dev_curve)[0] == pytest.approx(math.log(2), abs=1e-9)
     base_sha256 = load(base_dir, dtype="fp32").base_sha256
     handle = load_tuned(base_dir, result.adapter_dir, base_sha256=base_sha256, dtype="fp32")
@@ -238,7 +238,12 @@ def test_the_learning_rate_is_a_tenth_of_that_of_sft(base_dir: Path, tmp_path: P
     rows = pattern_rows(24, seed=1)
     config = replace(CONFIG, lr=0.0, dpo=replace(DPO, lr=0.0))
     sft = tune(
-        rows, rows[:4], replace(config, objective="sft", dpo=None), base=base_dir, out_dir=tmp_path / "sft", seed=0
+        rows,
+        rows[:4],
+        replace(config, objective="sft", dpo=None, passes=1.0),
+        base=base_dir,
+        out_dir=tmp_path / "sft",
+        seed=0,
     )
     assert run(base_dir, tmp_path / "dpo", config=config).lr == pytest.approx(sft.lr / 10)
 
@@ -246,6 +251,21 @@ def test_the_learning_rate_is_a_tenth_of_that_of_sft(base_dir: Path, tmp_path: P
 def test_the_learning_rate_is_a_tenth_of_one_that_is_set(base_dir: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, lr=0.003, dpo=replace(DPO, lr=0.0))
     assert run(base_dir, tmp_path / "dpo", config=config).lr == pytest.approx(0.0003)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"passes": 2.0}, r"tune.passes is 2, but pairs are seen tune.dpo.passes = 2 times; leave tune.passes at 0"),
+        ({"lr": 0.001}, r"tune.lr is 0.001 and tune.dpo.lr 0.01; pairs are learned at the latter. Leave one at 0"),
+    ],
+)
+def test_a_setting_of_sft_that_pairs_do_not_take_is_refused(
+    values: dict[str, Any], said: str, base_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run(base_dir, tmp_path / "dpo", config=replace(CONFIG, **values))
+    assert not (tmp_path / "dpo").exists()
 
 
 @pytest.mark.parametrize(

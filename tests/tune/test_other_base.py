@@ -18,7 +18,7 @@ from tests.engine.family_builders import OTHERS, write_model
 from tests.tune.test_dpo import CONFIG, DEV, TRAIN
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-SFT = replace(CONFIG, objective="sft", dpo=None, lr=0.02)
+SFT = replace(CONFIG, objective="sft", dpo=None, passes=1.0, lr=0.02)
 
 
 def gemma(tmp_path: Path) -> Path:

@@ -111,7 +111,9 @@ class Tuning:
         from metier.tune import tune_pairs
 
         session, earlier = self.session, self.sft_facts
-        config = replace(self._config, lr=earlier["lr"])  # that of dpo is a tenth of what sft really had
+        # Where no rate of its own is set, that of dpo is a tenth of what sft really had.
+        has_rate = session.config.tune.dpo is not None and session.config.tune.dpo.lr > 0
+        config = replace(self._config, passes=0.0, lr=0.0 if has_rate else earlier["lr"])
         sft = Start(self.sft_stage.hash, self.sft_stage.dir / RUN_NAME / earlier["tuned_dir"], self.rendered)
         pairs = rendered_pairs(session, self.parts, sft)
         seed = derived_seed(session.config.project.seed, "tune")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from metier.core.errors import StoreError
+from metier.core.errors import ConfigError, StoreError
 from metier.core.folders import read_json, write_json
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import Batch, Custom, Handle, RowLogps, StepStats, logprobs, make_batch
@@ -57,7 +57,7 @@ def tune_pairs(
 
     `options.start` is the adapter to go on from, usually that of `tune`; without one the reference is the base.
     Passes and learning rate are those of `config.dpo`; where it names no rate, a tenth of `config.lr`, or of what the
-    rule gives sft where that is 0. A finished `out_dir` of the same run is returned
+    rule gives sft where that is 0. What of `config` would have no effect on pairs is refused. A finished `out_dir` of the same run is returned
     as it is; an unfinished one is resumed.
 
     Raises:
@@ -67,6 +67,7 @@ def tune_pairs(
         StoreError: the disk is full; the last checkpoint is intact.
     """
     require_objective(config, "dpo", instead="tune(...)")
+    _refuse_settings_of_sft(config)
     options = options or Options()
     examples, dev_examples = [pair.rows for pair in train], [pair.rows for pair in dev]
     if wants_processes(config):
@@ -85,6 +86,21 @@ def tune_pairs(
         options=options,
         dropped=[pair.row_id for pair in train if max(len(row.tokens) for row in pair.rows) > config.max_row_tokens],
     )
+
+
+def _refuse_settings_of_sft(config: TuneConfig) -> None:
+    """Raise `ConfigError` for passes and a learning rate of the gold replies, which pairs do not take."""
+    settings = config.dpo or DpoConfig()
+    if config.passes:
+        raise ConfigError(
+            f"tune.passes is {config.passes:g}, but pairs are seen tune.dpo.passes = {settings.passes:g} times; leave "
+            "tune.passes at 0 here."
+        )
+    if config.lr and settings.lr:
+        raise ConfigError(
+            f"tune.lr is {config.lr:g} and tune.dpo.lr {settings.lr:g}; pairs are learned at the latter. Leave one at "
+            "0: without tune.dpo.lr a tenth of tune.lr is taken."
+        )
 
 
 class Rewards(NamedTuple):
