@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from metier.core.errors import ModelError
 from metier.engine import (
     AdapterSpec,
     Clipped,
@@ -35,7 +36,7 @@ from metier.engine import (
 )
 from metier.engine.loop import trainer_of
 from tests.engine.builders import random_rows
-from tests.engine.family_builders import COMPACT, OTHERS, write_model
+from tests.engine.family_builders import COMPACT, KEEPS_STATE, OTHERS, write_model
 from tests.engine.test_losses import by_autograd
 from tests.parity.test_compact_block import reference_loss
 from tests.parity.test_decode_generate import NEAR_TIE, logits
@@ -47,7 +48,7 @@ LENGTHS = [5, 9, 60, 31, 30, 2, 120]
 
 def tuned(tmp_path: Path, family: str, *, first_layer: int = 1, std: float = 0.15) -> tuple[Handle, torch.nn.Module]:
     """A handle with a random adapter, and PEFT's model of its exported files."""
-    base_dir = write_model(tmp_path / "base", OTHERS[family], std=std)
+    base_dir = write_model(tmp_path / "base", {**OTHERS, **KEEPS_STATE}[family], std=std)
     handle = load(base_dir, adapter=AdapterSpec(rank=4, alpha=6.0, first_layer=first_layer), dtype="fp32", threads=2)
     assert handle.adapter is not None
     handle.adapter.masters_P.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
@@ -56,7 +57,7 @@ def tuned(tmp_path: Path, family: str, *, first_layer: int = 1, std: float = 0.1
     return handle, PeftModel.from_pretrained(base, str(tmp_path / "adapter"), is_trainable=True).eval()
 
 
-@pytest.mark.parametrize("family", OTHERS)
+@pytest.mark.parametrize("family", [*OTHERS, *KEEPS_STATE])
 def test_loss_and_adapter_gradients_equal_peft(tmp_path: Path, family: str) -> None:
     handle, peer = tuned(tmp_path, family)
     rows = random_rows(LENGTHS)
@@ -102,6 +103,18 @@ def test_logprobs_and_greedy_replies_are_those_of_the_exported_adapter(tmp_path:
     assert reloaded.fingerprint == handle.fingerprint
     torch.testing.assert_close(logprobs(reloaded, make_batch([row])).result()[1:], mine, rtol=1e-6, atol=1e-6)
     close(reloaded)
+    close(handle)
+
+
+def test_a_model_that_keeps_a_state_scores_as_its_own_forward_does_and_is_not_decoded(tmp_path: Path) -> None:
+    handle, peer = tuned(tmp_path, "mamba")
+    rows = random_rows(LENGTHS)
+    scored = logprobs(handle, make_batch(rows)).result()
+    loss = -float(sum((scored * torch.tensor([w for row in rows for w in row.weight])).double()))
+    trained = sum(sum(row.weight[1:]) for row in rows)
+    assert loss / trained == pytest.approx(float(reference_loss(peer, rows).detach()), rel=1e-5)
+    with pytest.raises(ModelError, match="MambaForCausalLM keeps a state instead of keys and values; it trains"):
+        list(sample(handle, PROMPTS, SamplingParams(max_tokens=3, stop_ids=frozenset({2}))))
     close(handle)
 
 

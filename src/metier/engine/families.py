@@ -42,6 +42,10 @@ FAMILIES = {
 }
 
 
+NO_LAST_POSITION = 1 << 20
+"""Positions of a model that counts none."""
+
+
 def read_config(base_dir: Path) -> dict[str, Any]:  # Any: JSON values
     """The config.json of a model folder.
 
@@ -142,8 +146,11 @@ def general_shape(base_dir: Path) -> LlamaShape:
 
     try:
         config = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
-        heads, width = int(config.num_attention_heads), int(config.hidden_size)
         given: Mapping[str, Any] = config.to_dict()  # Any: JSON values
+        # Where layers keep a state there are no heads and no last position: counted as one head, as long as rows come.
+        keeps_state = "state_size" in given and not hasattr(config, "num_attention_heads")
+        heads = 1 if keeps_state else int(config.num_attention_heads)
+        width = int(config.hidden_size)
         return LlamaShape(
             num_layers=int(config.num_hidden_layers),
             width=width,
@@ -152,7 +159,7 @@ def general_shape(base_dir: Path) -> LlamaShape:
             head_width=int(given.get("head_dim") or width // heads),
             ff_width=int(given.get("intermediate_size") or given.get("ffn_dim") or 4 * width),
             vocab=int(config.vocab_size),
-            max_positions=int(config.max_position_embeddings),
+            max_positions=NO_LAST_POSITION if keeps_state else int(config.max_position_embeddings),
             rope_theta=10000.0,
             norm_eps=1e-6,
             tied_head=bool(given.get("tie_word_embeddings", True)),

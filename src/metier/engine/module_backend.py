@@ -36,6 +36,10 @@ from metier.engine.weights import Adapter, LlamaShape, LlamaWeights, LowRank
 __all__ = ["ModuleAdapter", "ModuleBackend", "load_module"]
 
 PEFT_PREFIX = "base_model.model."
+MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Model types that keep a state."""
+READ_AROUND = (".out_proj", ".dt_proj")
+"""Their layers whose weights are multiplied directly: an adapter on them would do nothing; the first PEFT refuses."""
 INJECTED = "default"
 """PEFT's name of the one adapter."""
 _BLOCK = re.compile(r"\.(\d+)\.")
@@ -165,7 +169,7 @@ class ModuleBackend:
         found = []
         for path, part in self.module.named_modules():
             number = _BLOCK.search(path)
-            is_low_rank = ".lora_" in path
+            is_low_rank = ".lora_" in path or self._is_read_around(path)
             if (
                 number
                 and not is_low_rank
@@ -179,6 +183,10 @@ class ModuleBackend:
                 "cannot carry a low-rank adapter. Choose another base."
             )
         return found
+
+    def _is_read_around(self, path: str) -> bool:
+        """Whether a model that keeps a state multiplies with this layer's weights without calling the layer."""
+        return self.module.config.model_type in MAMBAS and path.removesuffix(".base_layer").endswith(READ_AROUND)
 
     def _is_transposed(self) -> bool:
         """Whether the blocks' layers are GPT-2's Conv1D, whose weights are (in, out)."""
