@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from metier.core.errors import ConfigError, GateClosed
+from metier.core.hashing import file_sha256
 from metier.core.project_file import load_project_file
 from metier.core.rows import Row
+from metier.ledger import Ledger, registered_models
 from metier.road import rehearsal
 from metier.road.cut import cut_rows
 from metier.road.ground import read_and_check
@@ -267,9 +269,18 @@ def test_erasing_a_person_takes_the_mined_pairs_and_names_the_model(tmp_path: Pa
     assert metier("run", "-C", project).code == 0
     assert list((project / ".metier/stages/pairs").glob("*/pairs.pack"))
     person = rows(90)[0]["customer"]
+    dry = metier("erase", person, "-C", project, "--dry-run", "--json").json["models"]
+    with Ledger.open(project) as ledger:
+        sha_by_id = {model.model_id: model.identity.adapter_sha for model in registered_models(ledger)}
+    shas = [
+        file_sha256(next(project.glob(f".metier/stages/{stage}/*/run/adapter/adapter_model.safetensors")))
+        for stage in ("tune", "tune-dpo")
+    ]
+    assert [sha_by_id[model["model_id"]] for model in dry] == shas, "the model that dpo went on from comes first"
+    assert [model["after"] for model in dry] == [[], [dry[0]["model_id"]]]
     erased = metier("erase", person, "-C", project, "--json")
     assert erased.code == 0, erased.err
-    assert [model["action"] for model in erased.json["models"]] == ["retire"], "it was never released"
+    assert [model["action"] for model in erased.json["models"]] == ["retire"] * 2, "they were never released"
     assert erased.json["still_holding"] == []
     assert not (project / ".metier/stages/pairs").exists()
     assert list((project / ".metier/stages/tune-dpo").glob("*/run/adapter"))

@@ -281,32 +281,25 @@ class Tuning:
             )
 
     def register(self, parts: Parts) -> dict[str, Any]:  # Any: JSON values
-        """Register the adapter as a release candidate; returns its identity for the report."""
-        from metier.engine import tuned_file
-        from metier.ledger import ModelIdentity, record_training, register_model
+        """Register the adapter as a release candidate; returns its identity for the report.
 
-        session, base = self.session, self.session.base
+        Under dpo the adapter of the gold replies is registered too, as what this one went on from: it saw the same rows.
+        """
+        from metier.engine import tuned_file
+        from metier.ledger import record_parent
+
+        session, base, settings = self.session, self.session.base, self.session.config.tune
         adapter_sha = file_sha256(tuned_file(self.adapter_dir))
-        config = {**asdict(session.config.tune), "passes": self.plan.passes, "depth": self.plan.depth}
-        seed = derived_seed(session.config.project.seed, "tune")
-        identity = ModelIdentity(
-            base_sha=base.base_sha256,
-            adapter_sha=adapter_sha,
-            template_sha=base.template_sha256,
-            tokenizer_sha=base.tokenizer_sha256,
-            dataset=parts.dataset_version,
-            config_hash=value_hash(config),
-            seed=seed,
-        )
-        record = register_model(session.ledger, identity)
-        fraction = len(set(self.facts["row_ids"])) / max(1, len(parts.train))
-        record_training(
-            session.ledger, record.model_id, dataset_version=parts.dataset_version, fraction=fraction, seed=seed
-        )
+        model_id = self._registered(parts, settings, adapter_sha)
+        if settings.objective == "dpo":
+            sft_dir = self.sft_stage.dir / RUN_NAME / self.sft_facts["tuned_dir"]
+            sft = replace(settings, objective="sft", dpo=None)
+            record_parent(session.ledger, model_id, self._registered(parts, sft, file_sha256(tuned_file(sft_dir))))
         return {
-            "id": record.model_id,
+            "id": model_id,
             "base": base.name,
             "base_sha256": base.base_sha256,
+            "function_sha256": base.function_sha256,
             "adapter_sha256": adapter_sha,
             "template_sha256": base.template_sha256,
             "tokenizer_sha256": base.tokenizer_sha256,
@@ -323,3 +316,23 @@ class Tuning:
             ),
             "state": "candidate",
         }
+
+    def _registered(self, parts: Parts, settings: TuneConfig, adapter_sha: str) -> str:
+        """The id of a model tuned with these settings, registered with the rows it saw."""
+        from metier.ledger import ModelIdentity, record_training, register_model
+
+        session, base = self.session, self.session.base
+        seed = derived_seed(session.config.project.seed, "tune")
+        identity = ModelIdentity(
+            base_sha=base.base_sha256,
+            adapter_sha=adapter_sha,
+            template_sha=base.template_sha256,
+            tokenizer_sha=base.tokenizer_sha256,
+            dataset=parts.dataset_version,
+            config_hash=value_hash({**asdict(settings), "passes": self.plan.passes, "depth": self.plan.depth}),
+            seed=seed,
+        )
+        model_id = register_model(session.ledger, identity).model_id
+        fraction = len(set(self.facts["row_ids"])) / max(1, len(parts.train))
+        record_training(session.ledger, model_id, dataset_version=parts.dataset_version, fraction=fraction, seed=seed)
+        return model_id

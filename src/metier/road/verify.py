@@ -349,10 +349,11 @@ def _model_problems(session: Session, report: Report) -> list[str]:
     problems = []
     for name, found in (
         ("base_sha256", base.base_sha256),
+        ("function_sha256", base.function_sha256),
         ("template_sha256", base.template_sha256),
         ("tokenizer_sha256", base.tokenizer_sha256),
     ):
-        if found != model[name]:
+        if found != model.get(name, found):  # reports of earlier versions hold no function_sha256
             problems.append(f"{name} is {found[:12]}; the report holds {model[name][:12]}.")
     adapter_path = tuned_file(session.project_dir / model["adapter_path"])
     if not adapter_path.exists():
