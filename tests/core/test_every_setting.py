@@ -162,38 +162,37 @@ SHOWN: dict[tuple[type[Settings], str], Shown] = {
 }  # fmt: skip
 
 RUN, TUNE = "tests/road/test_settings_reach_the_run.py", "tests/tune/test_settings.py"
-DPO, PAIRS = "tests/tune/test_dpo.py", "tests/road/test_preference.py"
+RUN_BY = (
+    "targets",
+    "rank",
+    "alpha",
+    "lr",
+    "max_row_tokens",
+    "weight_decay",
+    "max_grad_norm",
+    "evals",
+    "product_dtype",
+    "layout",
+    "checkpointing",
+    "trunk_gib",
+    "patience",
+    "objective",
+    "processes",
+    "dpo",
+)
+LEARNED_BY = ("loss", "beta", "label_smoothing", "length_normalised", "lr", "passes")
 PROVEN: dict[tuple[type[Settings], str], str] = {
     (ProjectTable, "name"): f"{RUN}::test_the_report_carries_the_name_of_the_project",
     (ArmConfig, "k"): f"{RUN}::test_an_arm_tries_the_numbers_of_examples_it_was_given",
     **{
-        (TuneConfig, name): f"{TUNE}::test_another_value_is_another_run"
-        for name in (
-            "targets",
-            "rank",
-            "alpha",
-            "lr",
-            "max_row_tokens",
-            "weight_decay",
-            "max_grad_norm",
-            "evals",
-            "product_dtype",
-            "layout",
-            "checkpointing",
-            "trunk_gib",
-        )
+        (table, name): f"{TUNE}::test_another_value_is_another_run"
+        for table, names in ((TuneConfig, RUN_BY), (DpoConfig, LEARNED_BY))
+        for name in names
     },
-    (TuneConfig, "patience"): f"{TUNE}::test_another_patience_is_another_run",
-    (TuneConfig, "objective"): f"{DPO}::test_an_objective_is_run_by_its_own_function_only",
-    (TuneConfig, "processes"): "tests/tune/test_processes.py"
-    "::test_two_processes_of_one_thread_give_the_bits_of_one_with_two_workers",
-    (TuneConfig, "dpo"): f"{PAIRS}::test_draws_follow_the_settings",
     **{
-        (DpoConfig, name): f"{DPO}::test_another_value_is_another_run"
-        for name in ("loss", "beta", "label_smoothing", "length_normalised", "lr", "passes")
+        (DpoConfig, name): f"{TUNE}::test_another_value_draws_other_pairs"
+        for name in ("pairs", "samples", "temperature")
     },
-    (DpoConfig, "pairs"): f"{PAIRS}::test_files_without_pairs_say_what_to_do",
-    **{(DpoConfig, name): f"{PAIRS}::test_draws_follow_the_settings" for name in ("samples", "temperature")},
     (GuardConfig, "on"): "tests/road/test_kinds_of_project.py::test_a_guard_on_a_slice_watches_its_rows_alone",
     (BudgetConfig, "minutes"): "tests/road/test_evidence.py::test_a_run_that_is_refused_by_its_budget_freezes_nothing",
     (BudgetConfig, "memory_gib"): f"{RUN}::test_a_run_that_needs_more_memory_than_its_budget_is_refused",

@@ -49,3 +49,9 @@ def test_a_gemma_reaches_a_verdict_and_the_run_says_which_forward_computed_it(tm
     (adapter,) = {p.parent for p in project.glob(".metier/**/adapter_model.safetensors")}
     names = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
     assert names == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+    # The same weights under another config compute another function: what was judged is not what would answer now.
+    assert metier("verify", "-C", project, "--json").json["problems"] == []
+    settings = json.loads((base_dir / "config.json").read_text())
+    (base_dir / "config.json").write_text(json.dumps({**settings, "sliding_window": 32}))
+    (problem,) = metier("verify", "-C", project, "--json").json["problems"]
+    assert problem.startswith("model: function_sha256 is ") and report["model"]["function_sha256"][:12] in problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,29 +209,6 @@ def test_an_adapter_that_stays_as_it_was_is_an_error(
     monkeypatch.setattr("metier.tune.running.lr_at", lambda step, **_: 0.0)
     with pytest.raises(ModelError, match="what was tuned is still what the run started from; raise the learning rate"):
         run(base_dir, tmp_path / "a", start=sft_dir)
-
-
-OTHER: dict[str, Any] = {
-    "loss": "ipo",
-    "beta": 0.4,
-    "label_smoothing": 0.2,
-    "length_normalised": True,
-    "lr": 0.005,
-    "passes": 1.0,
-}
-MINED = {"pairs", "samples", "temperature"}
-"""What happens before the tuning: tests/road/test_preference.py."""
-
-
-def test_the_table_holds_every_setting() -> None:
-    assert {*OTHER, *MINED} == {f.name for f in fields(DpoConfig)}
-
-
-@pytest.mark.parametrize("name", OTHER)
-def test_another_value_is_another_run(name: str, base_dir: Path, tmp_path: Path) -> None:
-    run(base_dir, tmp_path / "first")
-    run(base_dir, tmp_path / "other", config=replace(CONFIG, dpo=replace(DPO, **{name: OTHER[name]})))
-    assert files_of(tmp_path / "first") != files_of(tmp_path / "other")
 
 
 def test_the_learning_rate_is_a_tenth_of_that_of_sft(base_dir: Path, tmp_path: Path) -> None:

@@ -270,8 +270,9 @@ class Report:
     plan: tuple[PlanEntry, ...]
     prices: tuple[PriceEntry, ...]
     model: Mapping[str, Any]
-    """id, base_sha256, adapter_sha256, template_sha256, tokenizer_sha256, method; config: the settings of the run;
-    execution: the chosen form with reasons; best_step, last_step, num_steps; pairs, sft, search where they were."""
+    """id, base_sha256, function_sha256 (of the base's weights under its config), adapter_sha256, template_sha256,
+    tokenizer_sha256, method; config: the settings of the run; execution: the chosen form with reasons; best_step,
+    last_step, num_steps; pairs, sft, search where they were."""
     provenance: Mapping[str, Any]
     """code, packages, seeds, threads, finished, ledger_head, look_id; before_look: facts recorded before the look."""
     files: Mapping[str, str]
