@@ -18,16 +18,16 @@ from safetensors.torch import load_file
 
 from metier.core.errors import ConfigError, DataError, MetierError, StoreError
 from metier.core.folders import locked
-from metier.core.tune_config import TuneConfig
 from metier.engine import open_ranks
 from metier.render import RenderedRow
 from metier.tune import Options, Progress, tune
 from metier.tune.processes import job_dir_of, read_job
-from tests.engine.builders import random_rows, tiny_base
+from metier.tune.running import result_in
+from tests.engine.builders import tiny_base
+from tests.tune.shared_runs import CONFIG, DEV, NUM_PREFIX, RUNS, TRAIN, made
+from tests.tune.test_recipe import files_of
 
-LENGTHS = [150, 90, 200, 60, 170, 110, 80, 140, 120, 100, 160, 50, 130]  # 13 rows: no step has the same number on both
-TRAIN, DEV = random_rows(LENGTHS, seed=1), random_rows([90, 120, 70, 150, 200, 60], seed=2)
-CONFIG = TuneConfig(rank=4, alpha=8.0, passes=2.0, step_tokens=700, evals=2, product_dtype="fp32", lr=0.02)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -222,19 +222,35 @@ def test_a_job_whose_beginner_is_gone_is_not_begun(tmp_path: Path) -> None:
         read_job(tmp_path / "gone")
 
 
-def test_the_rows_of_a_prefix_are_shared_with_the_same_result_up_to_rounding(base_dir: Path, tmp_path: Path) -> None:
-    """Processes compute the prefix each, on their own cores, and add what comes back of it rank by rank."""
-    prefix = random_rows([40], seed=3)[0].tokens
-    rows = [RenderedRow(row.row_id, [*prefix, *row.tokens], [0.0] * 40 + list(row.weight)) for row in TRAIN]
-    dev = [RenderedRow(row.row_id, [*prefix, *row.tokens], [0.0] * 40 + list(row.weight)) for row in DEV]
-    results = [
-        tune(rows, dev, replace(CONFIG, processes=processes), base=base_dir, out_dir=tmp_path / str(processes), seed=0,
-             options=Options(threads=2))
-        for processes in (1, 2)
-    ]  # fmt: skip
-    one, two = results
-    assert one.execution.prefix_tokens == two.execution.prefix_tokens >= 40
+@pytest.fixture(scope="module")
+def shared(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of `RUNS` by two processes, which start once."""
+    out_dir = tmp_path_factory.mktemp("shared")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1"]
+    command += ["-m", "tests.tune.shared_runs", str(base_dir), str(out_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ran = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return out_dir
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_give_what_one_gives_whatever_is_tuned(
+    name: str, base_dir: Path, shared: Path, tmp_path: Path
+) -> None:
+    one, two = made(name, base_dir, tmp_path, processes=1), result_in(shared / name / "run")
+    mine, theirs = tmp_path / name / "run", shared / name / "run"
+    assert (one.execution.threads, two.execution.threads) == (2, 1)
+    assert (one.execution.trunk_layers > 0) == (two.execution.trunk_layers > 0) == (name == "stored states")
+    assert one.execution.layout.name == two.execution.layout.name
+    if name != "prefix":
+        assert files_of(theirs) == files_of(mine)
+        assert (two.fingerprint, two.dev_curve) == (one.fingerprint, one.dev_curve)
+        return
+    # Processes compute the prefix each, on their own cores, and add what comes back of it rank by rank.
+    assert one.execution.prefix_tokens == two.execution.prefix_tokens >= NUM_PREFIX
     assert [loss for _, loss in two.dev_curve] == pytest.approx([loss for _, loss in one.dev_curve], rel=1e-5)
-    weights = [load_file(tmp_path / str(num) / "adapter" / "adapter_model.safetensors") for num in (1, 2)]
-    for name, wanted in weights[0].items():
-        assert float((weights[1][name] - wanted).norm()) < 1e-3 * float(wanted.norm()), name
+    weights = [load_file(run_dir / "adapter" / "adapter_model.safetensors") for run_dir in (mine, theirs)]
+    for key, wanted in weights[0].items():
+        assert float((weights[1][key] - wanted).norm()) < 1e-3 * float(wanted.norm()), key
