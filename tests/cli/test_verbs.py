@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,12 @@ def test_plan_and_dry_run_train_nothing(fresh: Path) -> None:
     assert dry.json["settings"]["budget"]["minutes"] == 600
     text = metier("run", "-C", fresh, "--dry-run").out
     assert "rows: 56 train, 10 dev, 24 hold-out\n" in text
-    assert "run minutes: " in text
+    assert re.search(r"^run: [\d.]+ s \([\d.]+ s to [\d.]+ s\)$", text, re.MULTILINE), text
+    assert re.search(r"^tune: [\d.]+ s ", text, re.MULTILINE) and re.search(r"^peak memory: [\d.]+ GiB ", text, re.M)
+    assert re.search(r"^cost: [A-Z]{3} [\d.]+ of machine time, at an assumed [\d.]+ an hour$", text, re.MULTILINE), text
+    change(fresh, "[budget]", '[price]\ndate = "2026-11-23"\nsource = "a list"\n\n[budget]')
+    dated = metier("run", "-C", fresh, "--dry-run").out
+    assert re.search(r"^cost: [A-Z]{3} [\d.]+ of machine time$", dated, re.MULTILINE), dated
     assert not (fresh / ".metier/stages/tune").exists()
     assert "look_opened" not in events_of(fresh)
 

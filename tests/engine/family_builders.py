@@ -63,5 +63,7 @@ OTHERS: dict[str, dict[str, Any]] = {  # Any: as above
     "phi": {"model_type": "phi"},
     "gpt2": {"model_type": "gpt2", "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 1024, "n_inner": 80},
 }  # fmt: skip
-KEEPS_STATE: dict[str, dict[str, Any]] = {"mamba": {"model_type": "mamba", "state_size": 8, "time_step_rank": 6}}  # Any: as above
+KEEPS_STATE: dict[str, dict[str, Any]] = {
+    "mamba": {"model_type": "mamba", "state_size": 8, "time_step_rank": 6}
+}  # Any: as above
 """Layers with a state instead of keys and values: trained and scored, not decoded."""

@@ -11,6 +11,7 @@ from metier.core.errors import ConfigError, DataError
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.road.before import Assessed, _assessed
+from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
 
 TUNE_MINUTES = 10.0  # at 6 an hour: 1.00
@@ -36,6 +37,13 @@ def assessed(decision: DecisionConfig, *trials: FittedTrial, num_holdout: int = 
     parts: Any = SimpleNamespace(num_holdout=num_holdout)
     plan: Any = SimpleNamespace(predictions={"tune_minutes": (TUNE_MINUTES, 7.0, 13.0)})
     return _assessed(session, parts, plan, list(trials))
+
+
+@pytest.mark.parametrize(
+    ("depth", "told"), [(1, "Only the top layer of 3 layers is tuned."), (2, "Only the top 2 of 3 layers are tuned.")]
+)
+def test_what_the_budget_took_is_told_in_the_right_number(depth: int, told: str) -> None:
+    assert gave_up(Choice(1.0, depth, 10), Choice(1.0, 3, 10), 3) == (told,)
 
 
 HALF = trial("prompt", right=10, tokens_in=1000)  # score .5, .001 a request

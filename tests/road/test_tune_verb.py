@@ -147,22 +147,23 @@ def test_tuning_again_trains_nothing(tuned: Path) -> None:
     assert {**ran.json, "minutes": 0} == {**json.loads((tuned / "tuned.json").read_text()), "minutes": 0}
 
 
-def test_a_run_takes_the_searched_rate_and_reports_how_many_were_tried(tuned: Path) -> None:
+def test_a_run_takes_the_searched_rate_and_reports_how_many_were_tried(tuned: Path, tmp_path: Path) -> None:
+    project = copy_of(tuned, tmp_path / "p")
     found = json.loads((tuned / "tuned.json").read_text())
     with one_core():
-        report = metier("run", "-C", tuned, *SEARCHED, "--json").json
+        report = metier("run", "-C", project, *SEARCHED, "--json").json
     assert report["model"]["config"]["lr"] == found["lr"]
     told = report["model"]
     assert told["search"] == [{name: one[name] for name in ("lr", "dev_loss_nats")} for one in found["search"]]
     assert (told["last_step"], told["num_steps"]) == (found["last_step"], found["num_steps"])
     assert told["config"]["targets"] == list(LINEAR_NAMES) and "dpo" not in told["config"]
     assert told["execution"]["checkpointing"].startswith("off (a step needs ")
-    assert "nats a token" in (tuned / ".metier" / "report" / "index.html").read_text(encoding="utf-8")
+    assert "nats a token" in (project / ".metier" / "report" / "index.html").read_text(encoding="utf-8")
     assert report["model"]["config"]["searched_lr"] == [trial["lr"] for trial in found["search"]]
     assert report["model"]["adapter_path"] in found["adapter_dir"]
-    *_, (_, tuned_s), (last, run_s) = booked(tuned)
+    *_, (_, tuned_s), (last, run_s) = booked(project)
     assert last == "run" and tuned_s + run_s == pytest.approx(60 * report["costs"]["run_minutes"])
-    with Ledger.open(tuned) as ledger:
+    with Ledger.open(project) as ledger:
         assert [model.model_id for model in registered_models(ledger)] == [report["model"]["id"]]
 
 

@@ -23,9 +23,7 @@ from tests.engine.builders import VOCAB, pattern_rows, random_rows, tiny_base
 from tests.tune.test_recipe import files_of
 
 DPO = DpoConfig(lr=0.01, passes=2.0, beta=0.2)
-CONFIG = TuneConfig(
-    objective="dpo", dpo=DPO, rank=4, alpha=8.0, step_tokens=160, evals=3, product_dtype="fp32"
-)
+CONFIG = TuneConfig(objective="dpo", dpo=DPO, rank=4, alpha=8.0, step_tokens=160, evals=3, product_dtype="fp32")
 
 
 def pattern_pairs(num: int, *, seed: int) -> list[RenderedPair]:

@@ -151,7 +151,9 @@ def drawn(project: Path, *settings: str) -> dict[str, Any]:
     ran = metier("tune", "-C", project, *settings, "--json")
     if ran.code:
         raise ConfigError(ran.err)
-    (newest,) = sorted(project.glob(".metier/stages/tune-dpo/*/run/reference.json"), key=lambda path: path.stat().st_mtime_ns)[-1:]
+    (newest,) = sorted(
+        project.glob(".metier/stages/tune-dpo/*/run/reference.json"), key=lambda path: path.stat().st_mtime_ns
+    )[-1:]
     return {"reference": newest.read_text(), "curve": ran.json["dev_curve"]}
 
 

@@ -31,7 +31,8 @@ WORTH_RATIO = 0.97
 def choose_layout(handle: Handle, rows: Sequence[TokenRow], *, repeats: int = 5) -> Choice:
     """The layout in which a step of these rows takes less time; the two take turns, at most `repeats` steps each.
 
-    A few steps' time, after `ENOUGH_S` no further turn; no weight changes, and gradients of a step that was begun are thrown away.
+    A few steps' time, after `ENOUGH_S` no further turn; no weight changes, and gradients of a step that was begun are
+    thrown away.
 
     Raises:
         ModelError: the handle has no adapter, or a loss is not finite.
@@ -56,7 +57,9 @@ def choose_layout(handle: Handle, rows: Sequence[TokenRow], *, repeats: int = 5)
         trainer.verbs.submit(trainer.discard).result()
     ratio = median(padded / packed for packed, padded in zip(seconds["packed"], seconds["padded"], strict=True))
     name: Layout = "padded" if ratio <= WORTH_RATIO else "packed"
-    told = f"padded steps took {ratio:.2f} of the time of packed ones, median of {counted(len(seconds['packed']), 'turn')}"
+    told = (
+        f"padded steps took {ratio:.2f} of the time of packed ones, median of {counted(len(seconds['packed']), 'turn')}"
+    )
     return Choice(name=name, reason=told, seconds={each: median(seconds[each]) for each in layouts})
 
 

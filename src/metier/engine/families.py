@@ -148,7 +148,7 @@ def general_shape(base_dir: Path) -> LlamaShape:
         config = AutoConfig.from_pretrained(base_dir, local_files_only=True).get_text_config()
         given: Mapping[str, Any] = config.to_dict()  # Any: JSON values
         # Where layers keep a state there are no heads and no last position: counted as one head, as long as rows come.
-        keeps_state = "state_size" in given and not hasattr(config, "num_attention_heads")
+        keeps_state = "state_size" in given and "num_attention_heads" not in given
         heads = 1 if keeps_state else int(config.num_attention_heads)
         width = int(config.hidden_size)
         return LlamaShape(

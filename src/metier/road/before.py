@@ -15,7 +15,7 @@ from metier.road.cost import machine_cost, request_costs, require_affordable
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import Plan, make_plan
-from metier.road.progress import Watcher
+from metier.road.progress import Watcher, minutes_text
 from metier.road.rehearsal import Rehearsed, rehearse_plan, require_room, with_rehearsal
 from metier.road.run import open_session
 from metier.road.session import Session
@@ -55,8 +55,12 @@ class Planned:
         plan = self.plan
         lines = [f"rows: {', '.join(f'{n} {part}' for part, n in self.rows.items())}"]
         for name, (predicted, low, high) in plan.predictions.items():
-            lines.append(f"{name.replace('_', ' ')}: {predicted:.2f} ({low:.2f} to {high:.2f})")
-        lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time")
+            say = minutes_text if name.endswith("_minutes") else "{:.2f} GiB".format
+            what = name.removesuffix("_minutes").removesuffix("_gib").replace("_", " ")
+            lines.append(f"{what}: {say(predicted)} ({say(low)} to {say(high)})")
+        price = self.settings["price"]
+        assumed = "" if price["date"] else f", at an assumed {price['machine_hour']:g} an hour"
+        lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time{assumed}")
         lines.append(f"tuning: {plan.size}")
         lines += [f"given up for the budget: {sentence}" for sentence in plan.gave_up]
         lines += [f"served by {one.as_text()} ({one.date})" for one in self.servable]
@@ -150,7 +154,7 @@ class Assessed:
         lines.append(f"headroom above {self.best}: {self.headroom:.3f}; {planned}")
         needed = "no number decides" if self.rows_needed is None else f"about {self.rows_needed}"
         lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8)")
-        lines.append(f"tuning: {self.tune_minutes:.1f} minutes, {self.currency} {self.tune_cost:.4f}")
+        lines.append(f"tuning: {minutes_text(self.tune_minutes)}, {self.currency} {self.tune_cost:.4f}")
         lines += ["go"] if not self.problems else [f"not yet: {problem}" for problem in self.problems]
         return "\n".join(lines)
 

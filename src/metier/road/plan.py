@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metier.core.errors import ConfigError, GateClosed
+from metier.core.errors import ConfigError, GateClosed, counted
 from metier.core.folders import read_json, write_json
 from metier.core.seeds import generator
 from metier.core.settings import ArmConfig
@@ -67,7 +67,9 @@ class Plan:
     @property
     def size(self) -> str:
         """The tuning run in words."""
-        return f"{_passes(self.passes)} over {self.num_train_rows} rows, top {self.depth} layers, {self.dtype}"
+        return (
+            f"{_passes(self.passes)} over {self.num_train_rows} rows, top {counted(self.depth, 'layer')}, {self.dtype}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values."""
@@ -212,7 +214,8 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
     if choice.passes < wanted.passes:
         sentences.append(f"{_passes(choice.passes)} over the train rows instead of {wanted.passes:g}.")
     if choice.depth < wanted.depth:
-        sentences.append(f"Only the top {choice.depth} of {num_layers} layers are tuned.")
+        top = "top layer" if choice.depth == 1 else f"top {choice.depth}"
+        sentences.append(f"Only the {top} of {num_layers} layers {'is' if choice.depth == 1 else 'are'} tuned.")
     if choice.num_rows < wanted.num_rows:
         sentences.append(f"{choice.num_rows} of {wanted.num_rows} train rows, drawn at random.")
     return tuple(sentences)

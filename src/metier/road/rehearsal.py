@@ -1,7 +1,7 @@
 """The rehearsal of a plan: everything the tuning does, once, timed and held against memory, disk and budget.
 
-It is stored under the hash of the plan it rehearsed: a later run of the same plan predicts with its speeds, says so, and
-computes rows in the layout that was faster (`layout.py`). Nothing else changes.
+It is stored under the hash of the plan it rehearsed: a later run of the same plan predicts with its speeds, says so,
+and computes rows in the layout that was faster (`layout.py`). Nothing else changes.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ def _require_fit(session: Session, plan: Plan, work: Workload, found: Rehearsed)
         left = budget.minutes - (minutes - found.tune_minutes)
         fits = _fix(session, plan, lambda config: _told(session, plan, work, found, config).minutes <= left)
         raise GateClosed(
-            f"the run is predicted to take {minutes:.1f} minutes, {found.tune_minutes:.1f} of them tuning; "
+            f"the run is predicted to take {minutes_text(minutes)}, {minutes_text(found.tune_minutes)} of them tuning; "
             f"[budget] minutes is {budget.minutes:g}. "
             + (f"{fits} Or set" if fits else "Set")
             + f" budget.minutes = {round(minutes * 1.15) + 1}."

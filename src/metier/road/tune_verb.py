@@ -18,9 +18,9 @@ from metier.road.booking import book, book_tuning
 from metier.road.cost import require_affordable
 from metier.road.cut import Parts, cut_rows, record_kept
 from metier.road.ground import read_and_check, record_ground
+from metier.road.layout import layout_of
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher, minutes_text
-from metier.road.layout import layout_of
 from metier.road.rehearsal import require_room, with_rehearsal
 from metier.road.run import open_session
 from metier.road.session import Session

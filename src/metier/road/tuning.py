@@ -283,7 +283,8 @@ class Tuning:
     def register(self, parts: Parts) -> dict[str, Any]:  # Any: JSON values
         """Register the adapter as a release candidate; returns its identity for the report.
 
-        Under dpo the adapter of the gold replies is registered too, as what this one went on from: it saw the same rows.
+        Under dpo the adapter of the gold replies is registered too, as what this one went on from: it saw
+        the same rows.
         """
         from metier.engine import tuned_file
         from metier.ledger import record_parent

@@ -150,7 +150,11 @@ def _trunk(
     trunk, num_bytes = open_trunk(handle, rows, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
     told = f"{num_bytes / 2**30:.3f} GiB for {len(rows)} rows"
     if trunk is not None:
-        return trunk, num_bytes, Choice(name=f"{first_layer} layers", reason=f"{told}, at most {config.trunk_gib:g} GiB")
+        return (
+            trunk,
+            num_bytes,
+            Choice(name=f"{first_layer} layers", reason=f"{told}, at most {config.trunk_gib:g} GiB"),
+        )
     why = "over tune.trunk_gib" if num_bytes > limit else "not free on the disk, or held by other runs"
     if before is not None:
         raise StoreError(

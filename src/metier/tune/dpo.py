@@ -57,8 +57,8 @@ def tune_pairs(
 
     `options.start` is the adapter to go on from, usually that of `tune`; without one the reference is the base.
     Passes and learning rate are those of `config.dpo`; where it names no rate, a tenth of `config.lr`, or of what the
-    rule gives sft where that is 0. What of `config` would have no effect on pairs is refused. A finished `out_dir` of the same run is returned
-    as it is; an unfinished one is resumed.
+    rule gives sft where that is 0. What of `config` would have no effect on pairs is
+    refused. A finished `out_dir` of the same run is returned as it is; an unfinished one is resumed.
 
     Raises:
         DataError: no train or dev pair is left, or a row has no trained token.

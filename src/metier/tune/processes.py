@@ -164,7 +164,12 @@ def read_job(job_path: Path) -> Job:
         base=Path(stored["base_dir"]),
         out_dir=Path(stored["out_dir"]),
         seed=stored["seed"],
-        options=Options(threads=stored["threads"], layout_why=stored["layout_why"], **folders),
+        options=Options(
+            threads=stored["threads"],
+            start=folders["start"],
+            trunk_dir=folders["trunk_dir"],
+            layout_why=stored["layout_why"],
+        ),
     )
 
 
