@@ -24,10 +24,10 @@ from metier.render import RenderedPair, RenderedRow
 from metier.tune import Options, estimate, estimate_pairs, rehearse, tune, tune_pairs
 
 BASES = {
-    "narrow": {"num_layers": 10, "width": 384, "ff_width": 1024, "vocab": 16_000, "heads": 6, "kv_heads": 2},
-    "wide": {"num_layers": 12, "width": 512, "ff_width": 1408, "vocab": 8_000, "heads": 8, "kv_heads": 4},
+    "narrow": {"num_layers": 6, "width": 384, "ff_width": 1024, "vocab": 32_000, "heads": 6, "kv_heads": 2},
+    "wide": {"num_layers": 6, "width": 512, "ff_width": 1408, "vocab": 16_000, "heads": 8, "kv_heads": 4},
 }
-"""Random Llamas of 24 and 41 million weights."""
+"""Random Llamas of 22 and 26 million weights."""
 
 
 def random_base(base_dir: Path, *, name: str) -> Path:
@@ -84,10 +84,10 @@ def drawn(rng: np.random.Generator, *, num_layers: int = 0) -> dict[str, Any]:
     """
     name = str(rng.choice(list(BASES)))
     longest = int(rng.choice([120, 300, 800]))
-    step_tokens = int(rng.choice([512, 1024, 2048, 4096]))
+    step_tokens = int(rng.choice([512, 1024, 2048]))
     objective = str(rng.choice(["sft", "sft", "dpo"]))
     lengths: list[int] = []
-    while sum(lengths) < max(4_000, 2 * step_tokens):
+    while sum(lengths) < max(3_000, 2 * step_tokens):
         lengths.append(int(rng.integers(longest // 3, longest + 1)))
     lengths += lengths[-1:] * (len(lengths) % 2)  # rows of pairs come in twos
     method = str(rng.choice(methods()))

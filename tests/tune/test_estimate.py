@@ -11,6 +11,8 @@ from metier.core.errors import DataError
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import AdapterSpec, close, load, read_shape
 from metier.tune import MemoryParts, Speed, estimate, estimate_pairs, measure_speed
+from metier.tune.kernels import num_products
+from metier.tune.memory import base_weights
 from metier.tune.schedule import run_steps
 from metier.tune.steps_ahead import look_ahead
 from tests.engine.builders import pattern_rows, tiny_base
@@ -157,3 +159,52 @@ def test_measuring_changes_no_weight_and_leaves_no_gradient(tmp_path: Path) -> N
     with pytest.raises(DataError, match="0 of 1 rows have at most 2 tokens"):
         measure_speed(handle, pattern_rows(1), TuneConfig(max_row_tokens=2))
     close(handle)
+
+
+def test_a_worker_that_only_scores_takes_memory_too(tmp_path: Path) -> None:
+    """Steps of one long pair keep one worker busy; the dev score before them has started two."""
+    shape, config = read_shape(tiny_base(tmp_path)), TuneConfig(objective="dpo", step_tokens=512)
+    pairs = [(700, 600)] * 3
+    alone, beside = (look_ahead(pairs, dev, config=config, threads=2) for dev in (pairs[:1], pairs))
+    assert (alone.workers, alone.scoring_workers, beside.workers, beside.scoring_workers) == (1, 1, 1, 2)
+    one, two = (
+        estimate_pairs(train_pairs=pairs[:1], dev_pairs=dev, shape=shape, config=config, speed=SPEED).memory
+        for dev in (pairs[:1], pairs)
+    )
+    assert one.activations < two.activations < 2 * one.activations
+    assert two.head == pytest.approx(2 * one.head)
+
+
+def test_products_are_counted_by_their_shapes(tmp_path: Path) -> None:
+    """A micro-batch of 64 tokens on width 48, q k v 80, gate and up 160, down from 80; head of 97."""
+    shape = read_shape(tiny_base(tmp_path))
+
+    def counted(config: TuneConfig, *, ratio: float = 1.0, dev: tuple[int, ...] = (), depth: int = 3) -> int:
+        ahead = look_ahead([65], dev, config=config, threads=1)
+        return num_products(shape, config, ahead, depth=depth, trained_ratio=ratio, is_stored=False)
+
+    full, lora = TuneConfig(method="full"), TuneConfig(rank=4)
+    # Four products forward, back and outer; the head there and back; scores, values, keys.
+    assert counted(full) == 12 + 2 + 3
+    # Of half the tokens, the top layer's out, gate_up and down; the head has them instead.
+    assert counted(full, ratio=0.5) == 12 + 9 + 2 + 3
+    # Forward and back; A and B of all four, there and back and outer, less four that are the size of another.
+    assert counted(lora) == 8 + 24 - 4 + 2 + 3
+    # Scored alone: forward of another size, three of the top layer's among them, its head, scores and values.
+    assert counted(full, dev=(129,)) == counted(full) + 4 + 1 + 2
+    # One layer trains: those below go forward through the same sizes.
+    assert counted(full, depth=1, ratio=0.5) == 4 + 2 + 9 + 2 + 3
+
+
+def test_a_base_in_the_files_own_precision_stays_mapped_beside_its_fused_copies(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+
+    def base_gib(product_bytes: int) -> float:
+        speed = replace(SPEED, product_bytes=product_bytes, file_bytes=2 * base_weights(shape) + 3000)
+        config = TuneConfig()
+        found = estimate(train_tokens=[300] * 20, dev_tokens=[100], shape=shape, config=config, speed=speed)
+        return found.memory.base
+
+    fused = 3 * (48 * 80 + 48 * 160)
+    assert base_gib(2) == pytest.approx(2 * (base_weights(shape) + fused) / 2**30)
+    assert base_gib(4) == pytest.approx(4 * base_weights(shape) / 2**30)

@@ -5,19 +5,16 @@ The seed is printed with every failure; `-p "randomly" -p "randomly_seed=N"` dra
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.tune.drawn_runs import BASES, drawn, random_base
+from tests.tune.drawn_runs import BASES, drawn
+from tests.tune.forked_runs import ForkedRuns
 
-ROOT = Path(__file__).resolve().parents[2]
-NUM_DRAWS, TOLERANCE, STEADY, TRIES = 10, 0.15, 0.08, 3
+NUM_DRAWS, TOLERANCE, STEADY, TRIES = 10, 0.15, 0.08, 2
 """A machine is steady where rehearsals before and after a run differ by at most 8 %; else minutes say nothing."""
 
 
@@ -27,35 +24,38 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkedRuns]:
+    with ForkedRuns(tmp_path_factory.mktemp("cache")) as forked:
+        yield forked
+
+
+@pytest.fixture(scope="module")
+def bases(runs: ForkedRuns, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("bases")
-    return {name: random_base(folder / name, name=name) for name in BASES}
-
-
-def child(part: str, draw: dict[str, Any], bases: dict[str, Path]) -> dict[str, Any]:
-    given = json.dumps({"part": part, "draw": draw, "base_dir": str(bases[draw["base"]])})
-    command = [sys.executable, "-m", "tests.tune.drawn_runs", given]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    for name in BASES:
+        runs.ask("prepare", base_dir=folder / name)
+    return {name: folder / name for name in BASES}
 
 
 @pytest.mark.parametrize("index", range(NUM_DRAWS))
-def test_a_drawn_run_takes_what_was_predicted(index: int, seed: int, bases: dict[str, Path]) -> None:
+def test_a_drawn_run_takes_what_was_predicted(index: int, seed: int, runs: ForkedRuns, bases: dict[str, Path]) -> None:
     draw = drawn(np.random.default_rng([seed, index]))
+    base_dir = bases[draw["base"]]
     told = f"seed {seed}, draw {index}: {draw['base']} {draw['config']}, {len(draw['lengths'])} rows up to {max(draw['lengths'])}"
-    print(told)
-    ratios = []
+    ratios: list[float] = []
+    before = runs.ask("predict", base_dir=base_dir, draw=draw)
     for _ in range(TRIES):
-        before, ran = child("predict", draw, bases), child("run", draw, bases)
+        ran = runs.ask("run", base_dir=base_dir, draw=draw)
+        told += f"; memory {before['gib'] / ran['gib']:.3f}, time {before['seconds'] / ran['seconds']:.3f}"
+        print(told)
         assert before["gib"] == pytest.approx(ran["gib"], rel=TOLERANCE), f"{told}: {before['parts']}"
         if before["seconds"] == pytest.approx(ran["seconds"], rel=TOLERANCE):
             return
-        after = child("predict", draw, bases)
-        told += f"; predicted {before['seconds']:.2f} s, ran {ran['seconds']:.2f} s, predicted {after['seconds']:.2f} s"
+        after = runs.ask("predict", base_dir=base_dir, draw=draw)
+        told += f", as told again {after['seconds'] / ran['seconds']:.3f}"
         if after["seconds"] == pytest.approx(before["seconds"], rel=STEADY):
             ratios.append(before["seconds"] / ran["seconds"])
+        before = after
     if not ratios:
-        pytest.skip(f"only minutes are not judged, memory was and held: no steady machine in {TRIES} tries: {told}")
+        pytest.skip(f"memory was judged and held; minutes were not judged: no steady machine in {TRIES} tries: {told}")
     pytest.fail(f"{told}: predicted over actual seconds {[round(ratio, 3) for ratio in ratios]}")

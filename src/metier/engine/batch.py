@@ -274,16 +274,24 @@ def _filled(tensor: Tensor) -> Tensor:
 def _groups(lengths: Sequence[int], device: str | torch.device, padded: bool) -> tuple[Group, ...]:
     """Attention groups of rows sorted by length: a group ends where padding would pass a fifth."""
     groups: list[Group] = []
-    first, at = 0, 0
+    at, first = 0, 0
+    for num_rows in group_sizes(lengths):
+        groups.append(_group(at, lengths[first : first + num_rows], device, padded))
+        at, first = groups[-1].stop, first + num_rows
+    return tuple(groups)
+
+
+def group_sizes(lengths: Sequence[int]) -> list[int]:
+    """How many of rows sorted by length each attention group takes."""
+    sizes: list[int] = []
+    first = 0
     while first < len(lengths):
         end = first + 1
         while end < len(lengths) and lengths[end] * (end + 1 - first) * 0.8 <= sum(lengths[first : end + 1]):
             end += 1
-        part = lengths[first:end]
-        groups.append(_group(at, part, device, padded))
-        at = groups[-1].stop
+        sizes.append(end - first)
         first = end
-    return tuple(groups)
+    return sizes
 
 
 def _group(start: int, lengths: Sequence[int], device: str | torch.device, padded: bool) -> Group:

@@ -12,6 +12,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -19,16 +20,18 @@ import torch
 from metier.core.tune_config import TuneConfig
 from metier.engine.attention import QUERY_BLOCK
 from metier.engine.head import CHUNK
+from metier.engine.products import GROUPS
 from metier.engine.weights import LlamaShape, linear_widths
+from metier.tune.kernels import num_products
 from metier.tune.steps_ahead import StepsAhead
 
 __all__ = ["Machine", "MemoryParts", "available_gib", "peak_memory", "resident_gib", "runtime_gib"]
 
 GIB = 2**30
-KERNEL_BYTES = 0.8 * 2**20
-"""What oneDNN keeps of one compiled product (measured: 140 MiB for 173 of them)."""
+KERNEL_BYTES = 0.7 * 2**20
+"""What oneDNN keeps of one compiled product (measured on seven kinds of products, 60 shapes each: 0.63 to 0.72 MiB)."""
 MAX_KERNELS = 1024
-"""oneDNN forgets the oldest beyond."""
+"""Each worker forgets the oldest beyond."""
 PADDED = 1.1
 """Places of attention over tokens: rows of a group are padded to its longest (measured, 1.02 to 1.2)."""
 ADAPTER_BYTES = 12
@@ -38,8 +41,6 @@ FULL_BF16_BYTES = 12
 base: 32 bytes a weight in bf16 with two workers, 20 in fp32)."""
 NAMES_A_LAYER, ROUNDING = 12, 65536 / 2
 """Buffers a kept block has, and values by which one is larger than asked for, on average."""
-KERNELS_TRAINED, KERNELS_SCORED = 40, 10
-"""Products of one size of micro-batch: every group forward and back with its low-rank parts, attention, the head."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,19 +105,28 @@ def _peak_of_one(
     shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, machine: Machine, *, trained_ratio: float
 ) -> MemoryParts:
     """Peak memory of each process of the run."""
-    workers = -(-ahead.workers // config.processes)
+    training, scoring = (-(-num // config.processes) for num in (ahead.workers, ahead.scoring_workers))
+    workers = max(training, scoring)  # one that only scores has a gradient and a head as well
     p = machine.product_bytes
     depth = min(config.depth or shape.num_layers, shape.num_layers)
     base = p * base_weights(shape)
     if config.method == "full" and p == 4:  # the products read the masters themselves
         base -= p * num_trained(shape, config, depth=depth)
-    # While the base is laid out its file is in memory as well; what trains comes after.
-    laying_out = machine.file_bytes if machine.file_bytes / max(1, base_weights(shape)) != p else 0
+    # While the base is laid out its file is in memory as well; what trains comes after. In the file's own precision
+    # it stays mapped, all of it once read, beside the fused copies.
+    laying_out = float(machine.file_bytes)
+    if round(machine.file_bytes / max(1, base_weights(shape))) == (4 if config.method == "full" else p):
+        base += p * shape.num_layers * fused_weights(shape)
+        laying_out = 0.0
     trained = trained_bytes(shape, config, depth=depth, workers=workers, product_bytes=p)
-    activations = workers * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
+    activations = training * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
+    activations += (workers - training) * _scoring(shape, config, ahead, p=p, num_tokens=ahead.scored_tokens)
     head = workers * CHUNK * shape.vocab * (4 if p == 4 else 4 + p)
-    num_kernels = KERNELS_TRAINED * ahead.num_widths + KERNELS_SCORED * ahead.num_scored_widths
-    kernels = min(MAX_KERNELS, num_kernels) * KERNEL_BYTES if machine.compiles and p < 4 else 0.0
+    stored = stored_bytes(shape, config, ahead)
+    kernels = 0.0
+    if machine.compiles and p < 4:
+        num = num_products(shape, config, ahead, depth=depth, trained_ratio=trained_ratio, is_stored=stored > 0)
+        kernels = min(workers * MAX_KERNELS, num) * KERNEL_BYTES
     running = trained + activations + head + kernels
     return MemoryParts(
         runtime=machine.runtime_gib,
@@ -125,7 +135,7 @@ def _peak_of_one(
         activations=activations / GIB,
         head=head / GIB,
         kernels=kernels / GIB,
-        stored=stored_bytes(shape, config, ahead) / GIB,
+        stored=stored / GIB,
     )
 
 
@@ -140,6 +150,12 @@ def stored_bytes(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead) -> in
 def layer_weights(shape: LlamaShape) -> int:
     """Values of one block."""
     return sum(width_in * width_out for width_in, width_out in linear_widths(shape).values()) + 2 * shape.width
+
+
+def fused_weights(shape: LlamaShape) -> int:
+    """Values of the matrices of one block that are read apart and laid out as one: q, k, v; gate, up."""
+    fused = (name for names in GROUPS.values() if len(names) > 1 for name in names)
+    return sum(width_in * width_out for width_in, width_out in map(linear_widths(shape).__getitem__, fused))
 
 
 def base_weights(shape: LlamaShape) -> int:
@@ -179,26 +195,63 @@ def _activations(
     kv = shape.num_kv_heads * shape.head_width
     rank = 0 if config.method == "full" else config.rank
     n, m = ahead.micro_tokens, ahead.micro_tokens * trained_ratio
-    wide = max(n, ahead.scored_tokens)
     turned = PADDED * (q + 2 * kv)
     # A kept block: two norms, q k v rotated, attention's output, gate and up, four low-rank products; two sums in fp32.
     before, after = p * (d + turned + q + 3 * rank) + 4 * d, p * (d + 2 * f + 4 * rank) + 8 * d
     kept = depth * n * before + (depth - 1) * n * after + m * (after + 2 * p * q)
     if config.method == "dora":  # every product's output before its magnitude, for the gradient of that
         kept += depth * n * p * sum(width_out for _, width_out in linear_widths(shape).values())
+        kept += n * 4 * max(2 * f, q + 2 * kv, d)  # and the largest of them once in fp32
     if config.checkpointing == "on":  # the input of every block, and one block at a time
         kept = depth * n * 4 * d + n * (before + after)
-    below = wide * (p * (2 * d + turned + q + 2 * f) + 3 * 4 * d) if depth < shape.num_layers else 0.0
-    scoring = 0.0 if depth < shape.num_layers else ahead.scored_tokens * (p * (2 * d + turned + q + 2 * f) + 3 * 4 * d)
+    below = n * _layer_bytes(shape, config, p, adapted=False) if depth < shape.num_layers else 0.0
+    scored = ahead.scored_tokens * _layer_bytes(shape, config, p, adapted=True)
+    # Names of layers that keep nothing are shared by training and scoring: the larger counts.
+    below = max(below, scored)
     # What passes through once: gradients of each stage, rotary and norms in fp32, logits' input.
     passing = n * (p * (3 * d + 4 * turned + 4 * f + 5 * q + 2 * kv + 3 * rank) + 4 * (5 * d + 2 * (q + kv)))
+    passing += max(0, ahead.scored_tokens - n) * _through_bytes(shape, p)
     passing += m * (4 * 2 * d + 2 * p * d) + p * 3 * rank * (max(d, f) + max(turned, 2 * f, d))
-    rows = max(1, n // max(1, ahead.longest_row))
-    attention = 3 * p * rows * shape.num_heads * min(ahead.longest_row, QUERY_BLOCK) * ahead.longest_row
+    attention = max(3 * _block_bytes(shape, ahead, p, n), _block_bytes(shape, ahead, p, ahead.scored_tokens))
     rounding = depth * NAMES_A_LAYER * ROUNDING * (p + 4) / 2
+    rounding += _by_length(shape, ahead, p)
     if shape.has_head_norm:  # queries and keys before their norm
         kept += depth * n * p * (q + kv)
-    return kept + below + scoring + passing + attention + rounding
+    return kept + below + passing + attention + rounding
+
+
+def _scoring(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, p: int, num_tokens: int) -> float:
+    """Bytes of a worker that never trains."""
+    tokens = num_tokens * (_layer_bytes(shape, config, p, adapted=True) + _through_bytes(shape, p))
+    return tokens + _block_bytes(shape, ahead, p, num_tokens) + _by_length(shape, ahead, p)
+
+
+def _layer_bytes(shape: LlamaShape, config: TuneConfig, p: int, *, adapted: bool) -> float:
+    """Bytes a token of the one layer at a time of which nothing is kept; DoRA has every output twice."""
+    d, q, kv = shape.width, shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
+    outputs = q + 2 * kv + 2 * d + 2 * shape.ff_width if adapted and config.method == "dora" else 0
+    return p * (2 * d + PADDED * (q + 2 * kv) + q + 2 * shape.ff_width + outputs) + 3 * 4 * d
+
+
+def _through_bytes(shape: LlamaShape, p: int) -> float:
+    """Bytes a token that pass through once on the way forward: before and after attention, and in fp32 for it."""
+    d, q, kv = shape.width, shape.num_heads * shape.head_width, shape.num_kv_heads * shape.head_width
+    return p * (2 * d + 2 * PADDED * (q + 2 * kv) + 2 * q + shape.ff_width) + 4 * (d + 2 * (q + kv))
+
+
+def _block_bytes(shape: LlamaShape, ahead: StepsAhead, p: int, num_tokens: int) -> int:
+    """Bytes of the attention weights of one block of queries."""
+    rows = max(1, num_tokens // max(1, ahead.longest_row))
+    return p * rows * shape.num_heads * min(ahead.longest_row, QUERY_BLOCK) * ahead.longest_row
+
+
+def _by_length(shape: LlamaShape, ahead: StepsAhead, p: int) -> int:
+    """Bytes of masks and rotary tables a worker keeps for every length of rows."""
+    total = 0
+    for length in {length for _, length in ahead.groups | ahead.scored_groups}:
+        blocks = [(start, min(start + QUERY_BLOCK, length)) for start in range(0, length, QUERY_BLOCK)]
+        total += p * sum((stop - start) * stop for start, stop in blocks) + 6 * length * shape.head_width
+    return total
 
 
 def runtime_gib() -> float:
@@ -207,6 +260,7 @@ def runtime_gib() -> float:
     One step of a tiny optimizer and one product a thread: torch imports its compiler with the first optimizer, which
     takes more memory than a small base.
     """
+    import_module("transformers")  # loading a base asks for its version
     parameter = torch.zeros(8)
     parameter.grad = torch.zeros(8)
     torch.optim.AdamW([parameter], fused=True).step()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metier.core.tune_config import TuneConfig
-from metier.engine.batch import LENGTH_MULTIPLE, TOKEN_MULTIPLE, split_rows
+from metier.engine.batch import LENGTH_MULTIPLE, TOKEN_MULTIPLE, group_sizes, split_rows
 from metier.engine.compact import MICRO_TOKENS
 from metier.engine.loop import MIN_WORKER_TOKENS
 from metier.tune.schedule import DEFAULT_PASSES, run_steps, step_tokens_of
@@ -30,16 +30,32 @@ class StepsAhead:
     row_tokens: int
     """Tokens of all train and dev rows, each once."""
     workers: int
-    """Most micro-batches that are computed at once."""
+    """Most micro-batches that are trained at once."""
+    scoring_workers: int
+    """Most micro-batches that are only scored at once."""
     micro_tokens: int
     """Most tokens of one trained micro-batch, filled up."""
     scored_tokens: int
     """Most tokens of one micro-batch that is only scored, filled up."""
     longest_row: int
-    num_widths: int
-    """Different sizes of trained micro-batches: products are compiled for each."""
-    num_scored_widths: int
-    """Different sizes of micro-batches that are only scored."""
+    widths: frozenset[int]
+    """Sizes of trained micro-batches: products are compiled for each."""
+    scored_widths: frozenset[int]
+    """Sizes of micro-batches that are only scored; a trained one may have the same."""
+    groups: frozenset[tuple[int, int]]
+    """(rows, padded length) of what attention computes at once in training."""
+    scored_groups: frozenset[tuple[int, int]]
+    """The same in scoring."""
+
+    @property
+    def num_widths(self) -> int:
+        """Different sizes of trained micro-batches."""
+        return len(self.widths)
+
+    @property
+    def num_scored_widths(self) -> int:
+        """Different sizes of micro-batches that are only scored."""
+        return len(self.scored_widths - self.widths)
 
 
 Lengths = Sequence[int] | Sequence[tuple[int, int]]
@@ -59,19 +75,24 @@ def look_ahead(
     step_tokens = step_tokens_of(config, round(passes * sum(sums)))
     steps = run_steps(sums, passes=passes, step_tokens=step_tokens, seed=seed)
     shares = [_share([kept[i] for i in examples], threads) for examples in steps]
-    dev_share = [micro for part in (kept_dev, kept if scores_train else []) if part for micro in _share(part, threads)]
-    widths = [micro for share in shares for micro in share]
+    scored_shares = [_share(part, threads) for part in (kept_dev, kept if scores_train else []) if part]
+    scored = [micro for share in scored_shares for micro in share]
+    trained = [micro for share in shares for micro in share]
+    widths, scored_widths = (frozenset(map(_width, micros)) for micros in (trained, scored))
     return StepsAhead(
         num_steps=len(steps),
         num_tokens=sum(sums[i] for examples in steps for i in examples),
         dev_tokens=sum(map(sum, kept_dev)),
         row_tokens=sum(map(sum, (*kept, *kept_dev))),
         workers=max([1, *(min(threads, len(share)) for share in shares)]),
+        scoring_workers=max([1, *(min(threads, len(share)) for share in scored_shares)]),
         micro_tokens=max(widths, default=0),
-        scored_tokens=max(dev_share, default=0),
+        scored_tokens=max(scored_widths, default=0),
         longest_row=_filled(max([0, *map(max, (*kept, *kept_dev))]), LENGTH_MULTIPLE),
-        num_widths=len(set(widths)),
-        num_scored_widths=len(set(dev_share) - set(widths)),
+        widths=widths,
+        scored_widths=scored_widths,
+        groups=frozenset(group for micro in trained for group in _groups(micro)),
+        scored_groups=frozenset(group for micro in scored for group in _groups(micro)),
     )
 
 
@@ -81,13 +102,27 @@ def _within(examples: Lengths, limit: int) -> list[tuple[int, ...]]:
     return [rows for rows in as_rows if max(rows) <= limit]
 
 
-def _share(examples: Sequence[tuple[int, ...]], threads: int) -> list[int]:
-    """Filled-up tokens of every micro-batch of one step."""
+def _share(examples: Sequence[tuple[int, ...]], threads: int) -> list[list[int]]:
+    """Read tokens of every row of every micro-batch of one step, shortest first: a row's last token is not read."""
     lengths = [length for example in examples for length in example]
     workers = max(1, min(threads, sum(lengths) // MIN_WORKER_TOKENS))
     together = len(examples[0])
     parts = split_rows(lengths, num_workers=workers, micro_tokens=MICRO_TOKENS, rows_together=together)
-    return [_filled(sum(lengths[row] for row in part), TOKEN_MULTIPLE) for part in parts]
+    return [sorted(max(1, lengths[row] - 1) for row in part) for part in parts]
+
+
+def _width(micro: Sequence[int]) -> int:
+    """Tokens of a micro-batch, filled up."""
+    return _filled(sum(micro), TOKEN_MULTIPLE)
+
+
+def _groups(micro: Sequence[int]) -> list[tuple[int, int]]:
+    """(rows, padded length) of its attention groups; the last row of each is its longest."""
+    found, end = [], 0
+    for num_rows in group_sizes(micro):
+        end += num_rows
+        found.append((num_rows, _filled(micro[end - 1], LENGTH_MULTIPLE)))
+    return found
 
 
 def _filled(count: int, multiple: int) -> int:
