@@ -20,9 +20,9 @@ devices of one machine. On a processor it is the count of metier's own engine (f
 workers), activations kept where they fit, else computed again. Hours are 6 (full 8; where activations are kept 4 and
 6) x weights x tokens over the share of the devices' peak that `devices.toml` assumes, less for bases narrower than
 2,048; adapters with magnitudes and quantised bases take somewhat longer than the plain ones they are listed like.
-`qlora`, `lora` over a base held in four bits, is there to compare with other tools: it is no `tune.method`, and
-processors have none. Prices are inputs: put your own into `prices.toml`, or into `[price]` of a project, where the
-rehearsal measures the hours.
+`qlora` is `lora` over a base held in four bits (`base_bits = 4`), `full-8bit` is `full` with moments in eight
+(`optimizer = "adamw8bit"`); processors have neither. Prices are inputs: put your own into `prices.toml`, or into
+`[price]` of a project, where the rehearsal measures the hours.
 
 """
 

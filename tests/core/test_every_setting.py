@@ -178,6 +178,9 @@ RUN_BY = (
     "patience",
     "objective",
     "processes",
+    "device",
+    "base_bits",
+    "optimizer",
     "dpo",
 )
 LEARNED_BY = ("loss", "beta", "label_smoothing", "length_normalised", "lr", "passes")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import torch
+
 from tests.road.running import metier
 
 
@@ -23,6 +26,24 @@ def test_more_adapted_layers_than_the_base_has_are_refused(fresh: Path) -> None:
     refused = metier("plan", "-C", fresh, "--set", "tune.depth=99")
     assert refused.code == 2
     assert "tune.depth is 99; " in refused.err and " layers. Set it to at most that, or to 0" in refused.err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: tests/gpu")
+def test_a_device_that_is_not_there_is_refused_by_the_plan(fresh: Path) -> None:
+    refused = metier("plan", "-C", fresh, "--set", "tune.device=cuda", "--set", "tune.base_bits=4")
+    assert refused.code == 1
+    assert "device is 'cuda', but torch" in refused.err and "finds no CUDA GPU here. Use device='cpu'" in refused.err
+    unmet = metier("plan", "-C", fresh, "--set", "tune.optimizer=adamw8bit")
+    assert unmet.code == 2
+    assert "optimizer is 'adamw8bit', but device = 'cpu' does not compute it; set device = 'cuda'" in unmet.err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
+def test_the_device_is_where_a_plan_measures_and_its_memory_is_what_is_predicted(fresh: Path) -> None:
+    planned = metier("plan", "-C", fresh, "--set", "tune.device=cuda", "--json")
+    assert planned.code == 0, planned.err
+    assert torch.cuda.max_memory_reserved() > 0
 
 
 def test_a_run_that_needs_more_memory_than_its_budget_is_refused(fresh: Path) -> None:

@@ -96,7 +96,7 @@ def test_the_choices_are_told_before_the_start_and_stored_with_their_reasons(
     assert filled == "states below the adapted layers: 100% computed"
     assert told == result.execution.lines()
     assert [line.partition(":")[0] for line in told] == [
-        "block", "product_dtype", "workers", "micro_tokens", "layout", "checkpointing", "prefix", "trunk",
+        "block", "device", "base", "optimizer", "head", "product_dtype", "workers", "micro_tokens", "layout", "checkpointing", "prefix", "trunk",
     ]  # fmt: skip
     assert "product_dtype: float32 (tune.product_dtype)" in told
     assert "layout: packed (no rehearsal measured the layouts)" in told
@@ -179,7 +179,7 @@ def test_checkpointing_is_on_where_memory_would_not_do_and_gives_the_same_bits(
 ) -> None:
     off = run(base_dir, tmp_path / "off", replace(CONFIG, depth=0))
     assert off.execution.checkpointing.name == "off"
-    monkeypatch.setattr("metier.tune.arrange._free_bytes", lambda: 1000.0)
+    monkeypatch.setattr("metier.tune.arrange._free_bytes", lambda _: 1000.0)
     on = run(base_dir, tmp_path / "on", replace(CONFIG, depth=0))
     assert on.execution.checkpointing.name == "on"
     assert "0.00 are free" in on.execution.checkpointing.reason

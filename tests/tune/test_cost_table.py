@@ -105,6 +105,14 @@ def test_magnitudes_are_one_for_every_output() -> None:
     assert more == pytest.approx(32 * 43_008, rel=1e-3)
 
 
+def test_moments_in_8_bits_save_six_bytes_a_weight_and_need_an_accelerator() -> None:
+    shape = shape_of("Llama-3.1-8B")
+    saved = (weights_gib(shape, "full") - weights_gib(shape, "full-8bit")) * 2**30 / base_weights(shape)
+    assert saved == pytest.approx(6 - 8 / 256)
+    fits = {row.device for row in cost_rows(bases=["SmolLM2-135M"], methods=["full-8bit"]) if row.fits}
+    assert "H100" in fits and not any("CPU" in device for device in fits)
+
+
 def test_money_is_hours_times_devices_times_the_dated_price() -> None:
     (row,) = cost_rows(bases=["Qwen3-8B"], methods=["lora"], devices=["8 x H100"])
     assert (row.low, row.high) == pytest.approx((row.hours * 8 * 1.29, row.hours * 8 * 2.95))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metier.core.errors import DataError
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import AdapterSpec, close, load, read_shape
+from metier.engine.cuda import CONTEXT_GIB
 from metier.tune import MemoryParts, Speed, estimate, estimate_pairs, measure_speed
 from metier.tune.kernels import num_products
-from metier.tune.memory import base_weights
+from metier.tune.memory import base_weights, layer_weights, num_trained
 from metier.tune.schedule import run_steps
 from metier.tune.steps_ahead import look_ahead
 from tests.engine.builders import pattern_rows, tiny_base
@@ -117,6 +119,36 @@ def test_every_part_of_memory_follows_its_cause(tmp_path: Path) -> None:
     assert parts(speed=replace(SPEED, product_bytes=4)).kernels == 0 < plain.kernels
     assert parts(speed=replace(SPEED, runtime_gib=1.0)).gib == pytest.approx(plain.gib + 1.0)
     assert parts(speed=replace(SPEED, threads=1)).head == pytest.approx(plain.head / 2)
+
+
+def test_what_only_cuda_computes_takes_the_memory_that_it_is_chosen_for(tmp_path: Path) -> None:
+    shape, speed = read_shape(tiny_base(tmp_path)), replace(SPEED, runtime_gib=7.0, file_bytes=10**9)
+
+    def parts(**settings: Any) -> MemoryParts:
+        config = TuneConfig(device="cuda", **settings)
+        return estimate(train_tokens=[300] * 60, dev_tokens=[100], shape=shape, config=config, speed=speed).memory
+
+    plain, layers = parts(), shape.num_layers * layer_weights(shape)
+    # A device holds no interpreter, no file and no compiled products, and is asked for by each process alone.
+    assert (plain.runtime, plain.kernels) == (CONTEXT_GIB, 0.0)
+    assert plain.base == pytest.approx(2 * base_weights(shape) / 2**30)
+    assert parts(processes=2).base == plain.base
+    assert parts(depth=1).stored == 0.0
+    # 0.55 bytes a weight of the layers instead of 2; embeddings stay.
+    assert plain.base - parts(base_bits=4).base == pytest.approx(1.45 * layers / 2**30)
+    # Two moments of 1 byte and a 256th of a scale each instead of 4 bytes.
+    values = num_trained(shape, TuneConfig(), depth=3)
+    saved = plain.trained - parts(optimizer="adamw8bit").trained
+    assert saved == pytest.approx(values * 2 * (3 - 4 / 256) / 2**30)
+
+
+def test_a_device_takes_one_wide_batch_at_a_time() -> None:
+    found = [
+        look_ahead([400] * 40, [50], config=TuneConfig(device=device, step_tokens=4000), threads=4)  # type: ignore[arg-type]  # a device's name
+        for device in ("cpu", "cuda")
+    ]
+    assert [ahead.workers for ahead in found] == [4, 1]
+    assert found[0].micro_tokens < 2000 < found[1].micro_tokens
 
 
 def test_memory_of_several_processes_is_that_of_each_and_of_the_one_that_waits(tmp_path: Path) -> None:

@@ -128,6 +128,15 @@ def test_a_worker_that_torchrun_did_not_start_is_refused() -> None:
         open_ranks()
 
 
+def test_a_process_without_a_device_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RANK": "7", "WORLD_SIZE": "8", "LOCAL_RANK": "7", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    with pytest.raises(ConfigError, match="process 7 of this run has no device: torch finds 4 CUDA devices"):
+        open_ranks(device="cuda")
+
+
 def test_processes_go_on_with_the_threads_they_began_with(base_dir: Path, tmp_path: Path) -> None:
     settings = {"passes": 8.0, "evals": 8}
     whole = run(base_dir, tmp_path / "whole", 2, threads=4, settings=settings)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import torch
 
 from metier.core.config import Settings
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, ModelError
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.tune import Options, tune, tune_pairs
 from tests.engine.builders import pattern_rows, tiny_base
@@ -49,6 +50,9 @@ OTHER: dict[str, list[Any]] = {
     "checkpointing": ["on", "off"],
     "trunk_gib": [0.0],
     "processes": [2],
+    "device": ["cuda"],
+    "base_bits": [4],
+    "optimizer": ["adamw8bit"],
 }
 OTHER_DPO: dict[str, list[Any]] = {
     "loss": ["ipo"],
@@ -68,6 +72,8 @@ AROUND: dict[str, dict[str, Any]] = {"patience": {"passes": 6.0, "evals": 9, "pa
 """The run in which a setting shows: dev rows count down, so its dev loss rises, and only patience ends it."""
 REFUSED = {
     "dpo": r"\[tune.dpo\] has no effect with objective = 'sft'; set it to 'dpo', or drop the table",
+    "base_bits": "base_bits is 4, but device = 'cpu' does not compute it; set device = 'cuda'",
+    "optimizer": "optimizer is 'adamw8bit', but device = 'cpu' does not compute it; set device = 'cuda'",
     "pairs": "pairs = 'file': 0 to train on and 0 for the dev loss",
 }
 AUTO = "auto"
@@ -173,6 +179,10 @@ def test_another_value_is_another_run(
             return
         extra = WITH.get(value, {}) if isinstance(value, str) else {}
         after = replace(before, **{name: value}, **extra)
+    if name == "device" and not torch.cuda.is_available():
+        with pytest.raises(ModelError, match="device is 'cuda', but torch .* finds no CUDA GPU here"):
+            run(base_dir, tmp_path / "other", after)
+        return
     seen = first if (before, threads) == (CONFIG, 1) else run(base_dir, tmp_path / "first", before, threads=threads)
     other = run(base_dir, tmp_path / "other", after, threads=threads)
     is_decided_so = getattr(before, name, None) == AUTO and value in ("packed", "off")

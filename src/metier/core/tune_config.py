@@ -9,10 +9,12 @@ from metier.core.config import Settings, nearest
 from metier.core.errors import ConfigError
 from metier.core.ranges import above, at_least, within
 
-__all__ = ["LINEAR_NAMES", "DpoConfig", "Method", "TuneConfig"]
+__all__ = ["LINEAR_NAMES", "DpoConfig", "Method", "OptimizerName", "TuneConfig"]
 
 Method = Literal["lora", "rslora", "dora", "full"]
 """Which weights train: low-rank adapters in three forms, or the weights themselves."""
+OptimizerName = Literal["adamw", "adamw8bit"]
+"""What moves them, by the precision of its moments."""
 LINEAR_NAMES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The linear layers of one block, in the order of use; adapters and `targets` are named after them."""
 DEFAULT_RANK, DEFAULT_ALPHA = 16, 32.0
@@ -107,6 +109,12 @@ class TuneConfig(Settings):
     """Disk space for the states that enter the lowest adapted layer, in GiB; 0 computes them again in every pass."""
     processes: int = 1
     """Processes that share each step, started by torchrun: an equal share of the cores each, or on CUDA a device."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the run computes, the base's own replies included; cuda is never taken unasked, for it rounds otherwise."""
+    base_bits: Literal[16, 4] = 16
+    """Bits of a frozen weight: 16 is product_dtype, 4 QLoRA's NF4, with device = "cuda" and method lora or rslora."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """AdamW with moments in fp32, or in 8 bits by bitsandbytes; 8 bits with device = "cuda" only."""
 
     def __post_init__(self) -> None:
         if self.dpo is not None and self.objective != "dpo":
@@ -115,6 +123,7 @@ class TuneConfig(Settings):
             )
         self._check_targets()
         self._check_full()
+        self._check_device()
         within("lr", self.lr, 0, 1, ends="[)")
         within("warmup_ratio", self.warmup_ratio, 0, 1, ends="[)")
         at_least("step_tokens", self.step_tokens, 0)
@@ -152,3 +161,18 @@ class TuneConfig(Settings):
                     f"{name} is {value!r}, but method = 'full' trains the weights themselves and has no adapter; "
                     "drop the setting, or set method = 'lora'."
                 )
+
+    def _check_device(self) -> None:
+        """Refuse what only CUDA computes anywhere else, and weights in 4 bits that would have to train."""
+        for name, value, default in (("base_bits", self.base_bits, 16), ("optimizer", self.optimizer, "adamw")):
+            if self.device != "cuda" and value != default:
+                raise ConfigError(
+                    f"{name} is {value!r}, but device = {self.device!r} does not compute it; set device = 'cuda', or "
+                    "drop the setting."
+                )
+        if self.base_bits == 4 and self.method in ("dora", "full"):
+            why = "trains the weights themselves" if self.method == "full" else "needs their norms"
+            raise ConfigError(
+                f"base_bits is 4, but method = {self.method!r} {why}; set method to 'lora' or 'rslora', or base_bits "
+                "to 16."
+            )

@@ -19,6 +19,7 @@ from metier.engine.weights import Adapter, LlamaShape, LlamaWeights
 if TYPE_CHECKING:
     from metier.engine.batch import MicroBatch
     from metier.engine.decode_rows import Rows
+    from metier.engine.form import Choice
     from metier.engine.handle import AdapterSpec
 
 __all__ = ["Backend", "GradientSum", "Trainee", "Worker"]
@@ -65,6 +66,9 @@ class Trainee(Protocol):
 
     takes_forms: bool
     """Whether its workers know shared prefixes, stored states, layouts and checkpointing."""
+
+    head: Choice
+    """What computes the loss from the last hidden states."""
 
     def worker(self) -> Any:  # Any: a `Worker`; shared prefixes ask for more
         """One more worker."""

@@ -12,9 +12,11 @@ from torch import Tensor
 from metier.engine.decode_model import DecodeModel
 from metier.engine.decode_rows import CompactRows
 from metier.engine.dora import start_magnitudes
+from metier.engine.form import Choice
 from metier.engine.full import FullGradients, FullMasters, FullWorking
 from metier.engine.gradients import Gradients
 from metier.engine.handle import AdapterSpec
+from metier.engine.head import CHUNK, TRAINED_CHUNK
 from metier.engine.llama import Stack
 from metier.engine.lowrank import LowRankGradients, Working
 from metier.engine.peft_files import adapter_tensors, new_adapter, peft_config, read_adapter
@@ -78,6 +80,7 @@ class CompactTrainee:
     """Stacks over one base and what trains of it; each worker has its own."""
 
     takes_forms = True
+    head = Choice(name="compact", reason=f"logits of {CHUNK} trained tokens at a time, {TRAINED_CHUNK} where it trains")
 
     def __init__(self, backend: CompactBackend, trained: Adapter | FullMasters | None) -> None:
         self.backend, self.trained = backend, trained

@@ -44,6 +44,12 @@ class Execution:
 
     block: Choice
     """compact or transformers: whose forward and backward."""
+    device: Choice
+    base: Choice
+    """Bits of its frozen weights."""
+    optimizer: Choice
+    head: Choice
+    """What computes the loss from the last hidden states."""
     product_dtype: Choice
     threads: int
     """Cores of each process; sums depend on their number."""

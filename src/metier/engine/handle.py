@@ -14,7 +14,7 @@ import torch
 from metier.core.config import nearest
 from metier.core.errors import ModelError
 from metier.core.hashing import value_hash
-from metier.core.tune_config import Method
+from metier.core.tune_config import Method, OptimizerName
 from metier.engine.full import FullMasters
 from metier.engine.model_bytes import model_sha256, tensor_bytes
 from metier.engine.ranks import Ranks, current_ranks
@@ -103,6 +103,8 @@ class Handle:
     """Gradients, moments and worker threads; made by the first training verb."""
     closers: list[Callable[[], None]] = field(default_factory=list)
     """What `close` calls: worker pools of the verbs."""
+    optimizer: OptimizerName = "adamw"
+    """What moves the masters."""
     full: FullMasters | None = None
     """Masters of the weights, where they train themselves."""
 

@@ -13,11 +13,12 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
 from metier.core.hashing import file_sha256, sha256_hex
+from metier.core.tune_config import OptimizerName
 from metier.engine.backend import Backend
 from metier.engine.compact import CompactBackend
 from metier.engine.cuda import check_device, four_bit
@@ -32,11 +33,19 @@ from metier.engine.weight_files import read_weights, weight_paths
 from metier.engine.weights import LlamaShape
 from metier.models import config_sha256
 
-__all__ = ["close", "load"]
+__all__ = ["Place", "close", "load"]
 
 log = logging.getLogger(__name__)
 
 DtypeName = Literal["bf16", "fp32", "auto"]
+
+
+class Place(NamedTuple):
+    """Where a model is computed, and in how many bits what can be kept in fewer is kept."""
+
+    device: str = "cpu"
+    base_bits: Literal[16, 4] = 16
+    optimizer: OptimizerName = "adamw"
 
 
 class ModelFolder(Protocol):
@@ -57,17 +66,18 @@ def load(
     threads: int | None = None,
     device: str = "cpu",
     base_bits: Literal[16, 4] = 16,
+    optimizer: OptimizerName = "adamw",
 ) -> Handle:
     """Load a base model, with a new adapter (drawn from `seed`), one from a PEFT folder, or none.
 
     The compact block computes it where it is known to be transformers' own function; else transformers' modules
     do, with the reason in `handle.forward`. Under `AdapterSpec(method="full")` the weights themselves are to train.
-    `base_bits` 4 reads the frozen weights in 4 bits (QLoRA; needs CUDA).
+    `base_bits` 4 reads the frozen weights in 4 bits (QLoRA), `optimizer` adamw8bit keeps moments in 8; both need CUDA.
 
     Raises:
         ModelError: a file is missing, neither forward computes the architecture, or the adapter does not fit the base.
     """
-    check_device(device, base_bits=base_bits)
+    check_device(device, base_bits=base_bits, optimizer=optimizer)
     base_dir = base if isinstance(base, Path) else base.dir
     shape = read_shape(base_dir)
     spec = adapter if isinstance(adapter, AdapterSpec) else None
@@ -97,6 +107,7 @@ def load(
         base_dir=base_dir,
         base_sha256=base_sha256,
         config_sha256=config_sha256(base_dir),
+        optimizer=optimizer,
     )
     if isinstance(adapter, Path):
         refuse_other_base(adapter, handle)

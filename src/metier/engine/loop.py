@@ -27,6 +27,7 @@ from metier.engine.batch import Batch, MicroBatch, micro_batch, split_rows
 from metier.engine.form import Form
 from metier.engine.handle import Handle
 from metier.engine.losses import Linear, Loss, Weighed, check_loss, divisor, rows_at, rows_together, weigh
+from metier.engine.optimizer import make_optimizer
 from metier.engine.prefix import SharedPrefix, starts_with
 from metier.engine.ranks import Ranks
 
@@ -79,7 +80,7 @@ class Trainer:
         # Any: of the trainee's own kind; forms other than the plain one are only asked of a Stack.
         self.stacks: list[Any] = []
         self.grads: list[Any] = []
-        self.optimizer: torch.optim.AdamW | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         self.step = 0
         self.pending = 0.0
         handle.closers.append(self._close)
@@ -131,7 +132,7 @@ class Trainer:
             self.handle.require_trained("forward_backward")
             self.grads.append(self.trainee.gradients(self.stacks[len(self.grads)]))
         if self.optimizer is None:
-            self.optimizer = torch.optim.AdamW([self.masters_P], lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+            self.optimizer = make_optimizer(self.handle.optimizer, self.masters_P)
 
     @property
     def masters_P(self) -> Tensor:

@@ -21,13 +21,14 @@ from safetensors import SafetensorError, safe_open
 from metier.core.errors import ConfigError, ModelError
 from metier.core.folders import storage_error, write_json, write_pieces
 from metier.engine.handle import AdapterSpec, Handle
-from metier.engine.load import DtypeName, ModelFolder, load, sha256_of
+from metier.engine.load import DtypeName, ModelFolder, Place, load, sha256_of
 from metier.engine.model_bytes import model_bytes
 from metier.engine.weight_files import weight_paths
 from metier.engine.weights import LINEAR_NAMES
 
 __all__ = ["changes_nothing", "continue_tuned", "export_model", "load_tuned", "tuned_file"]
 
+CPU = Place()
 COPIED = (".json", ".jinja", ".txt", ".model")
 """Kinds of files that make a tokenizer, a chat template and generation settings."""
 NOT_COPIED = ("config.json", "identity.json", "model.safetensors.index.json")
@@ -71,6 +72,7 @@ def load_tuned(
     base_sha256: str,
     dtype: DtypeName = "auto",
     threads: int | None = None,
+    place: Place = CPU,
 ) -> Handle:
     """A tuned model from either kind of folder: the base with its adapter, or a model whose weights were tuned.
 
@@ -79,13 +81,19 @@ def load_tuned(
     """
     path = tuned_file(tuned_dir)
     if path.name.startswith("adapter"):
-        return load(base, adapter=tuned_dir, dtype=dtype, threads=threads)
+        return load(base, adapter=tuned_dir, dtype=dtype, threads=threads, **place._asdict())
     _refuse_other_base(path, base_sha256)
-    return load(tuned_dir, dtype=dtype, threads=threads)
+    return load(tuned_dir, dtype=dtype, threads=threads, **place._asdict())
 
 
 def continue_tuned(
-    base_dir: Path, tuned_dir: Path, spec: AdapterSpec, *, dtype: DtypeName = "auto", threads: int | None = None
+    base_dir: Path,
+    tuned_dir: Path,
+    spec: AdapterSpec,
+    *,
+    dtype: DtypeName = "auto",
+    threads: int | None = None,
+    place: Place = CPU,
 ) -> Handle:
     """A tuned model made ready to train on: its adapter, or all of its weights; it stays one of the same base.
 
@@ -94,7 +102,7 @@ def continue_tuned(
         ModelError: as of `load_tuned`, or an adapter stands where a model is wanted.
     """
     if spec.method != "full":
-        handle = load(base_dir, adapter=tuned_dir, dtype=dtype, threads=threads)
+        handle = load(base_dir, adapter=tuned_dir, dtype=dtype, threads=threads, **place._asdict())
         found, wanted = handle.require_adapter("tune").form, handle.backend.form_of(spec)
         if found != wanted:
             raise ConfigError(
@@ -108,7 +116,7 @@ def continue_tuned(
             f"{tuned_dir}: an adapter, but method = 'full' goes on from a model. Set tune.method to its own."
         )
     _refuse_other_base(path, base_sha256)
-    handle = load(tuned_dir, adapter=spec, dtype=dtype, threads=threads)
+    handle = load(tuned_dir, adapter=spec, dtype=dtype, threads=threads, **place._asdict())
     assert handle.full is not None, "loaded with method full"
     handle.full.tuned_from = base_sha256
     return handle

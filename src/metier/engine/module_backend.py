@@ -27,6 +27,7 @@ from torch import Tensor
 
 from metier.core.errors import ModelError
 from metier.core.seeds import generator
+from metier.engine.fused_head import PLAIN, ModuleHead, head_for
 from metier.engine.handle import AdapterSpec
 from metier.engine.module_rows import ModuleRows
 from metier.engine.module_stack import ModuleTrainee
@@ -59,8 +60,16 @@ class ModuleBackend:
 
     name = "transformers"
 
-    def __init__(self, module: Any, shape: LlamaShape, dtype: torch.dtype, *, why: str) -> None:  # Any: by config
-        self.module, self._shape, self.dtype, self.why = module, shape, dtype, why
+    def __init__(
+        self,
+        module: Any,  # Any: by config
+        shape: LlamaShape,
+        dtype: torch.dtype,
+        *,
+        why: str,
+        head: ModuleHead = PLAIN,
+    ) -> None:
+        self.module, self._shape, self.dtype, self.why, self.head = module, shape, dtype, why, head
 
     @property
     def shape(self) -> LlamaShape:
@@ -133,7 +142,7 @@ class ModuleBackend:
 
     def trainee(self, trained: Adapter | None) -> ModuleTrainee:
         """One worker through autograd; all cores work inside its operators."""
-        return ModuleTrainee(self.module, trained, vocab=self.shape.vocab)
+        return ModuleTrainee(self.module, trained, self.head, vocab=self.shape.vocab)
 
     def rows(self, adapter: Adapter | None, *, max_batch: int, max_tokens_total: int) -> ModuleRows:  # noqa: ARG002  # the decoder bounds the batch
         """Rows in transformers' own cache; the adapter is inside the module."""
@@ -153,7 +162,7 @@ class ModuleBackend:
 
     def _require_fit(self, spec: AdapterSpec, paths: Sequence[str]) -> None:
         """Raise `ModelError` for a rank above what one of the layers can use."""
-        sizes = {path: tuple(self.module.get_submodule(path).weight.shape) for path in paths}
+        sizes = {path: _sizes(self.module.get_submodule(path)) for path in paths}
         path = min(sizes, key=lambda each: min(sizes[each]))
         if spec.rank > min(sizes[path]):
             raise ModelError(
@@ -273,6 +282,14 @@ class ModuleBackend:
         return adapter
 
 
+def _sizes(part: Any) -> tuple[int, int]:  # Any: a linear layer of torch, transformers or bitsandbytes
+    """Rows and columns of a layer's matrix; in 4 bits its tensor is packed and does not say."""
+    if isinstance(part, torch.nn.Linear):
+        return part.out_features, part.in_features
+    rows, columns = part.weight.shape
+    return rows, columns
+
+
 def _layer_of(path: str) -> int:
     """The block that a layer is in."""
     number = _BLOCK.search(path)
@@ -324,4 +341,5 @@ def load_module(
     except (ValueError, KeyError, OSError, RuntimeError, ImportError) as err:
         raise ModelError(f"{base_dir}: transformers cannot load it ({err}). Choose another base.") from err
     module.eval().requires_grad_(False)
-    return ModuleBackend(module if settings else module.to(device), shape, dtype, why=why)
+    placed = module if settings else module.to(device)
+    return ModuleBackend(placed, shape, dtype, why=why, head=head_for(placed))

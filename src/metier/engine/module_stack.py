@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metier.engine.batch import Group, MicroBatch
+from metier.engine.fused_head import FusedHead, ModuleHead
 from metier.engine.weights import Adapter
 
 __all__ = ["ModuleGradients", "ModuleStack", "ModuleTrainee"]
@@ -30,14 +31,21 @@ class ModuleTrainee:
     max_workers = 1
     takes_forms = False
 
-    def __init__(self, module: Any, adapter: Adapter | None, *, vocab: int) -> None:  # Any: the class is by config
-        self.module, self.low_rank = module, adapter
+    def __init__(
+        self,
+        module: Any,  # Any: the class is by config
+        adapter: Adapter | None,
+        head: ModuleHead,
+        *,
+        vocab: int,
+    ) -> None:
+        self.module, self.low_rank, self.fused, self.head = module, adapter, head.fused, head.choice
         low, high = TOKENS_RANGE
-        self.micro_tokens = max(low, min(high, LOGITS_AT_ONCE // vocab))
+        self.micro_tokens = high if self.fused else max(low, min(high, LOGITS_AT_ONCE // vocab))
 
     def worker(self) -> ModuleStack:
         """The module itself."""
-        return ModuleStack(self.module)
+        return ModuleStack(self.module, self.fused)
 
     def gradients(self, worker: ModuleStack) -> ModuleGradients:  # noqa: ARG002  # there is one
         """Gradients of the adapter's matrices, as views of one buffer."""
@@ -67,8 +75,8 @@ class ModuleGradients:
 class ModuleStack:
     """Forward and backward of one module."""
 
-    def __init__(self, module: Any) -> None:  # Any: as above
-        self.module = module
+    def __init__(self, module: Any, fused: FusedHead | None = None) -> None:  # Any: as above
+        self.module, self.fused = module, fused
         self.takes_places = "logits_to_keep" in inspect.signature(module.forward).parameters
 
     def score(self, micro: MicroBatch) -> Tensor:
@@ -119,6 +127,9 @@ class ModuleStack:
         place_P = place_N[at_P]
         row_P, column_P = place_P // group.length, place_P % group.length
         given = {"input_ids": ids.view(group.rows, -1), "attention_mask": mask.view(group.rows, -1)}
+        if self.fused is not None:
+            hidden_BTD = self.fused.body(**given, use_cache=False)[0]
+            return self.fused.nll(hidden_BTD[row_P, column_P], target_P)
         if self.takes_places:
             columns_U, column_P = torch.unique(column_P, return_inverse=True)
             given["logits_to_keep"] = columns_U

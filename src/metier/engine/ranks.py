@@ -82,8 +82,8 @@ class Ranks:
             )
 
 
-def open_ranks() -> Ranks:
-    """Join the processes that torchrun started with this one.
+def open_ranks(*, device: str = "cpu") -> Ranks:
+    """Join the processes that torchrun started with this one; on CUDA, take the device of this one's number.
 
     Raises:
         ConfigError: torchrun did not start this process.
@@ -93,10 +93,15 @@ def open_ranks() -> Ranks:
         raise ConfigError(
             f"{', '.join(missing)} not set; expected a process started by torchrun, as tune.processes does."
         )
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=WAIT_MINUTES))
+    if device == "cuda":
+        local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= count:
+            raise ConfigError(
+                f"process {local_rank} of this run has no device: torch finds {count} CUDA devices, and each process "
+                "takes one. Set tune.processes to at most that."
+            )
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(minutes=WAIT_MINUTES))
     return current_ranks()
 
 

@@ -22,10 +22,13 @@ from metier.core.errors import ModelError, StoreError
 from metier.core.folders import storage_error
 from metier.engine.handle import Handle
 from metier.engine.loop import Trainer, trainer_of
+from metier.engine.optimizer import Moments, give_back, moments_of
 
 __all__ = ["drop_state", "find_state", "load_state", "save_state", "state_names"]
 
-STATE_VERSION = 3
+STATE_VERSION = 4
+MOMENT = "optimizer."
+"""What the names of an optimizer's tensors begin with."""
 
 
 def save_state(handle: Handle, state_dir: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -44,17 +47,16 @@ def _save(trainer: Trainer, state_dir: Path, facts: dict[str, Any]) -> None:  # 
     trainer.prepare(1)
     trainer.prepare_gradients()
     assert trainer.optimizer is not None
-    masters_P = trainer.masters_P
-    moments = trainer.optimizer.state.get(masters_P, {})
-    tensors = {"masters": masters_P.detach().cpu()}
-    for name in ("exp_avg", "exp_avg_sq"):
-        tensors[name] = moments[name].cpu() if name in moments else torch.zeros_like(tensors["masters"])
+    moments = moments_of(trainer.optimizer)
+    tensors = {"masters": trainer.masters_P.detach().cpu()}
+    tensors |= {MOMENT + name: value for name, value in moments.tensors.items()}
     part_dir, old_dir = _beside(state_dir, "part"), _beside(state_dir, "old")
     try:
         shutil.rmtree(part_dir, ignore_errors=True)
         part_dir.mkdir(parents=True)
         save_file(tensors, str(part_dir / "state.safetensors"))
-        text = json.dumps({"version": STATE_VERSION, "step": trainer.step, **_identity(trainer), "facts": facts})
+        counters = {"version": STATE_VERSION, "step": trainer.step, "numbers": moments.numbers}
+        text = json.dumps({**counters, **_identity(trainer), "facts": facts})
         (part_dir / "state.json").write_text(text, encoding="utf-8")
         for path in (*part_dir.iterdir(), part_dir):
             _flush(path)
@@ -118,10 +120,10 @@ def _load(trainer: Trainer, state_dir: Path) -> dict[str, Any]:  # Any: JSON val
     except (OSError, ValueError, SafetensorError) as err:
         raise StoreError(f"{found_dir}: not readable as a checkpoint ({err}); delete it to start again.") from err
     for name, value in {"version": STATE_VERSION, **_identity(trainer)}.items():
-        if state[name] != value:
+        if state.get(name) != value:
             raise ModelError(
-                f"{found_dir}: the checkpoint was made with {name} = {state[name]!r}, this run has {value!r}; resume "
-                "with the same settings, or delete the folder to start again."
+                f"{found_dir}: the checkpoint was made with {name} = {state.get(name)!r}, this run has {value!r}; "
+                "resume with the same settings, or delete the folder to start again."
             )
     trainer.prepare(1)
     trainer.prepare_gradients()
@@ -130,10 +132,8 @@ def _load(trainer: Trainer, state_dir: Path) -> dict[str, Any]:  # Any: JSON val
     masters_P = trainer.masters_P
     with torch.no_grad():
         masters_P.copy_(tensors["masters"])
-    moments = {name: tensors[name].to(masters_P.device) for name in ("exp_avg", "exp_avg_sq")}
-    # The step of a fused AdamW is a tensor in fp32, as its own kernel makes it.
-    step = torch.tensor(float(state["step"]), dtype=torch.float32, device=masters_P.device)
-    trainer.optimizer.state[masters_P] = {"step": step, **moments} if state["step"] else {}
+    named = {name.removeprefix(MOMENT): tensor for name, tensor in tensors.items() if name.startswith(MOMENT)}
+    give_back(trainer.optimizer, Moments(named, state["numbers"]))
     trainer.step = state["step"]
     trainer.publish()
     facts: dict[str, Any] = state["facts"]
@@ -148,6 +148,7 @@ def _identity(trainer: Trainer) -> dict[str, Any]:  # Any: JSON values
         "adapter": handle.require_trained("save_state").form,
         "dtype": str(handle.dtype).removeprefix("torch."),
         "threads": handle.threads,
+        "optimizer": handle.optimizer,
     }
 
 

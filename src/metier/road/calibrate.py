@@ -15,6 +15,7 @@ from metier.road.session import Session
 from metier.road.workspace import peak_memory_gib
 
 if TYPE_CHECKING:
+    from metier.engine.load import DtypeName
     from metier.engine.weights import LlamaShape
     from metier.tune import Speed
 
@@ -132,7 +133,7 @@ def _retrieved(session: Session, parts: Parts, rendered: Rendered) -> float:
 def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds:
     """Time loading, prefill, decoding in a batch and alone, and training steps; some ten seconds on two cores."""
     from metier.engine import close, load
-    from metier.tune import measure_speed, runtime_gib, trained_form
+    from metier.tune import measure_speed, place_of, runtime_gib, trained_form
 
     config = session.config.tune
     runtime = runtime_gib()
@@ -141,7 +142,8 @@ def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds
     decoding = _decoding(session, parts, rendered)
     spec = trained_form(replace(config, depth=0), num_layers=handle.shape.num_layers)
     loading = time.perf_counter()
-    trainee = load(session.base, adapter=spec, dtype="bf16" if session.dtype_name == "bf16" else "fp32")
+    dtype: DtypeName = "bf16" if session.dtype_name == "bf16" else "fp32"
+    trainee = load(session.base, adapter=spec, dtype=dtype, **place_of(config)._asdict())
     load_s = time.perf_counter() - loading  # of the second load: the first may compare the base with transformers' own
     try:
         tune_speed = measure_speed(trainee, rendered.train, config, runtime_gib=runtime)
@@ -154,10 +156,20 @@ def measure_speeds(session: Session, parts: Parts, rendered: Rendered) -> Speeds
         load_s=load_s,
         measured_s=time.perf_counter() - started,
         measured_gib=peak_memory_gib(),
-        weights_gib=session.base.num_params * (2 if session.dtype_name == "bf16" else 4) / GIB,
+        weights_gib=_weights_gib(session),
         position_gib=_position_bytes(handle.shape, value_bytes=2 if session.dtype_name == "bf16" else 4) / GIB,
         **decoding,
     )
+
+
+def _weights_gib(session: Session) -> float:
+    """Memory of one copy of the base's weights."""
+    from metier.tune.memory import base_bytes
+
+    shape, value_bytes = session.handle.shape, session.handle.dtype.itemsize
+    if session.config.tune.base_bits == 4:
+        return base_bytes(shape, value_bytes=value_bytes, base_bits=4) / GIB
+    return session.base.num_params * value_bytes / GIB
 
 
 def _position_bytes(shape: LlamaShape, *, value_bytes: int) -> int:

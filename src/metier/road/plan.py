@@ -128,6 +128,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
     """Measure, choose the largest tuning run that fits, predict."""
     config = session.config
     _refuse_depth(session)
+    _refuse_device(session)
     rendered = render_parts(session, parts)
     work = measure_workload(session, parts, rendered)
     speeds = measure_speeds(session, parts, rendered)
@@ -186,6 +187,14 @@ def _refuse_depth(session: Session) -> None:
             f"tune.depth is {wanted}; {session.base.name} has {num_layers} layers. Set it to at most that, or to 0, "
             "where the plan chooses."
         )
+
+
+def _refuse_device(session: Session) -> None:
+    """Raise `ModelError` where this machine does not have the device of the settings, before rows are rendered."""
+    from metier.engine.cuda import check_device
+
+    tune = session.config.tune
+    check_device(tune.device, base_bits=tune.base_bits, optimizer=tune.optimizer)
 
 
 def _range(value: float, share: float) -> tuple[float, float, float]:

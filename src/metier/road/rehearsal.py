@@ -162,7 +162,12 @@ def _memory_there(session: Session) -> tuple[float, str]:
     from metier.tune import available_gib
     from metier.tune.memory import resident_gib
 
-    machine = available_gib() + resident_gib(), "the machine's available memory"
+    if session.config.tune.device == "cuda":
+        from metier.engine.cuda import free_gib, held_gib
+
+        machine = free_gib() + held_gib(), "the free memory of the CUDA device"
+    else:
+        machine = available_gib() + resident_gib(), "the machine's available memory"
     budget = session.config.budget.memory_gib
     return min(machine, (budget, "[budget] memory_gib")) if budget else machine
 

@@ -163,8 +163,10 @@ class Session:
     def handle(self) -> Handle:
         """The base in memory."""
         from metier.engine import load
+        from metier.tune import place_of
 
-        return load(self.base, seed=self.config.project.seed, dtype=self.wanted_dtype)
+        place = place_of(self.config.tune)
+        return load(self.base, seed=self.config.project.seed, dtype=self.wanted_dtype, **place._asdict())
 
     @property
     def wanted_dtype(self) -> DtypeName:
@@ -184,8 +186,10 @@ class Session:
             ModelError: what is in the folder was tuned from another base, or changes nothing.
         """
         from metier.engine import load_tuned
+        from metier.tune import place_of
 
-        handle = load_tuned(self.base, tuned_dir, base_sha256=self.handle.base_sha256, dtype=self.wanted_dtype)
+        base_sha256, place = self.handle.base_sha256, place_of(self.config.tune)
+        handle = load_tuned(self.base, tuned_dir, base_sha256=base_sha256, dtype=self.wanted_dtype, place=place)
         if handle.fingerprint == self.handle.fingerprint:
             raise ModelError(f"{tuned_dir}: the tuned model has its base's fingerprint; what was tuned is not loaded.")
         return handle

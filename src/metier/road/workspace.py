@@ -153,8 +153,14 @@ def _spent_s(stage_dir: Path) -> float:
 def peak_memory_gib(*, processes: int = 1) -> float:
     """Peak resident memory of this process so far, in GiB, and of `processes` it has started where these are several.
 
-    The largest that has ended stands for each of them.
+    The largest that has ended stands for each of them. Where this process computes on a CUDA device, that device's.
     """
+    if "torch" in sys.modules:  # else nothing is on a device, and torch need not be loaded to say so
+        from metier.engine.cuda import device_peak_gib
+
+        on_device = device_peak_gib()
+        if on_device:
+            return on_device
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if processes > 1:
         peak += processes * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

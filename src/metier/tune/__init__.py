@@ -3,7 +3,7 @@
 from metier.tune.cost_table import cost_rows, table_text
 from metier.tune.dpo import tune_pairs
 from metier.tune.estimate import Speed, TuneEstimate, estimate, estimate_pairs, measure_speed
-from metier.tune.form import trained_form
+from metier.tune.form import place_of, trained_form
 from metier.tune.memory import Machine, MemoryParts, available_gib, peak_memory, runtime_gib
 from metier.tune.rehearsing import Prompts, Rehearsal, rehearse
 from metier.tune.result import Options, Progress, TuneResult
@@ -31,6 +31,7 @@ __all__ = [
     "lr_at",
     "measure_speed",
     "peak_memory",
+    "place_of",
     "rehearse",
     "rule_lr",
     "runtime_gib",

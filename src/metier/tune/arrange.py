@@ -1,6 +1,6 @@
 """In what form a run is computed: decided before its first step, told, and stored; a resumed run takes the same.
 
-    >>> arrange(handle, rows, config, Plan(...)).lines()[4]  # doctest: +SKIP
+    >>> arrange(handle, rows, config, Plan(...)).lines()[8]  # doctest: +SKIP
     'layout: packed (tune.layout)'
 
 What changes the bits of a run (layout, shared prefix, stored states) is read again from the run's folder on resume,
@@ -23,6 +23,7 @@ from metier.core.tune_config import TuneConfig
 from metier.engine import Handle
 from metier.engine.batch import last_input
 from metier.engine.choose import choose_checkpointing, choose_layout
+from metier.engine.cuda import free_gib, told
 from metier.engine.form import Choice, Execution, Form
 from metier.engine.loop import MIN_WORKER_TOKENS, trainer_of
 from metier.engine.prefix import MIN_PREFIX_TOKENS, common_prefix
@@ -98,6 +99,10 @@ def arrange(
         checkpointing=checkpointing,
         prefix=prefix_choice,
         trunk=trunk_choice,
+        device=Choice(name=str(handle.backend.device), reason=told(config.device)),
+        base=_base(config),
+        optimizer=_optimizer(config),
+        head=trainer.trainee.head,
         prefix_tokens=len(prefix),
         trunk_layers=first_layer if trunk is not None else 0,
         trunk_bytes=num_bytes if trunk is not None else 0,
@@ -188,7 +193,7 @@ def _checkpointing(handle: Handle, config: TuneConfig, *, micro_tokens: int, wor
         return Choice(name="off", reason=PLAIN)
     if config.checkpointing != "auto":
         return Choice(name=config.checkpointing, reason="tune.checkpointing")
-    return choose_checkpointing(handle, micro_tokens=micro_tokens, workers=workers, free_bytes=_free_bytes())
+    return choose_checkpointing(handle, micro_tokens=micro_tokens, workers=workers, free_bytes=_free_bytes(config))
 
 
 def _refuse_form(name: str, value: str, *, plain: str) -> None:
@@ -199,12 +204,26 @@ def _refuse_form(name: str, value: str, *, plain: str) -> None:
 
 def _dtype(handle: Handle, config: TuneConfig) -> Choice:
     name = str(handle.dtype).removeprefix("torch.")
-    why = "tune.product_dtype" if config.product_dtype != "auto" else "measured to be the faster one here"
+    measured = "measured to be the faster one here" if config.device == "cpu" else "what a GPU multiplies fastest"
+    why = "tune.product_dtype" if config.product_dtype != "auto" else measured
     return Choice(name=name, reason=why)
 
 
-def _free_bytes() -> float:
-    """Memory this process could still take; a container's limit counts where it is lower."""
+def _base(config: TuneConfig) -> Choice:
+    if config.base_bits == 4:
+        return Choice(name="4 bits", reason="tune.base_bits; NF4 by bitsandbytes, products in product_dtype")
+    return Choice(name="in product_dtype", reason="tune.base_bits is 16: nothing is quantised")
+
+
+def _optimizer(config: TuneConfig) -> Choice:
+    moments = "8 bits, by bitsandbytes" if config.optimizer == "adamw8bit" else "fp32"
+    return Choice(name=config.optimizer, reason=f"tune.optimizer; moments in {moments}")
+
+
+def _free_bytes(config: TuneConfig) -> float:
+    """Memory a step could still take where it is computed; a container's limit counts where it is lower."""
+    if config.device == "cuda":
+        return free_gib() * 2**30
     free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if sys.platform == "linux":
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -23,13 +23,14 @@ from metier.core.config import nearest
 from metier.core.errors import ConfigError
 from metier.core.tune_config import TuneConfig
 from metier.engine.weights import LlamaShape
-from metier.tune.memory import Machine, base_weights, layer_weights, num_trained, peak_memory
+from metier.tune.memory import MOMENT_BYTES, Machine, base_bytes, base_weights, num_trained, peak_memory
 from metier.tune.steps_ahead import StepsAhead, look_ahead
 
 __all__ = ["METHODS", "Activations", "CostRow", "Workload", "activations", "cost_rows", "table_text"]
 
 GIB = 2**30
-METHODS = ("lora", "qlora", "dora", "full")
+METHODS = ("lora", "qlora", "dora", "full", "full-8bit")
+"""qlora: lora on a base in 4 bits; full-8bit: full with moments in 8 bits. Both need CUDA."""
 RANK = 16
 STEP_TOKENS, LOGIT_TOKENS = 4096, 1024
 """Tokens of one forward pass, and of the logits that exist at once."""
@@ -37,15 +38,14 @@ RUNTIME_GIB = 1.0
 """CUDA's context and the interpreter, between .5 and 2."""
 PROCESSOR_RUNTIME_GIB = 0.4
 """Interpreter, torch and imports (assumed; a plan measures it)."""
-QUANTISED_BYTES = 0.55
-"""Bytes of a 4-bit weight with its scales, .5 to .6."""
-TRAINED_BYTES = 18
-"""Bytes of a trained weight: bf16 copy, fp32 master, two moments and gradient."""
+NEEDS_CUDA = ("qlora", "full-8bit")
+TRAINED_BYTES = 10
+"""Bytes of a trained weight beside its two moments: bf16 copy, fp32 master and gradient."""
 FREE_SHARE = 0.92
 """Share of a device's memory that is there to be used; the rest is fragments."""
 FULL_WIDTH = 2048
 """Width from which a base fills an accelerator; below, the share of the peak falls in proportion (assumed)."""
-PRODUCTS = {"full": 8, "lora": 6, "qlora": 6, "dora": 6}
+PRODUCTS = {"full": 8, "full-8bit": 8, "lora": 6, "qlora": 6, "dora": 6}
 """Multiply-adds, times two, a weight and token: 6 for full tuning, 4 with a frozen base, and 2 to compute again."""
 
 
@@ -84,7 +84,7 @@ class CostRow:
     """Peak memory of one device."""
     device_gib: float
     fits: bool
-    """False also where the device cannot compute the method: a processor holds no quantised base."""
+    """False also where the device cannot compute the method: a processor has no 4-bit weights and no 8-bit moments."""
     is_processor: bool
     hours: float
     low: float
@@ -135,20 +135,19 @@ def activations(
 
 def weights_gib(shape: LlamaShape, method: str, *, rank: int = RANK) -> float:
     """Memory of the weights and of all that trains."""
-    total = base_weights(shape)
-    if method == "full":
-        return TRAINED_BYTES * total / GIB
+    trained_bytes = TRAINED_BYTES + 2 * MOMENT_BYTES["adamw8bit" if method == "full-8bit" else "adamw"]
+    if method in ("full", "full-8bit"):
+        return trained_bytes * base_weights(shape) / GIB
     config = TuneConfig(rank=rank, method="dora" if method == "dora" else "lora")
     trained = num_trained(shape, config, depth=shape.num_layers)
-    in_layers = shape.num_layers * layer_weights(shape)
-    base = (QUANTISED_BYTES if method == "qlora" else 2) * in_layers + 2 * (total - in_layers)
-    return (base + TRAINED_BYTES * trained) / GIB
+    base = base_bytes(shape, value_bytes=2, base_bits=4 if method == "qlora" else 16)
+    return (base + trained_bytes * trained) / GIB
 
 
 def processor_gib(shape: LlamaShape, method: str, work: Workload, *, cores: int, recomputes: bool) -> float:
-    """Peak memory of this engine's own run in bf16, every token trained; a quantised base is counted as a plain one."""
+    """Peak memory of this engine's own run in bf16, every token trained; what needs CUDA counts as what does not."""
     config = TuneConfig(
-        method="lora" if method == "qlora" else method,  # type: ignore[arg-type]  # one of METHODS
+        method={"qlora": "lora", "full-8bit": "full"}.get(method, method),  # type: ignore[arg-type]  # one of METHODS
         passes=work.passes,
         max_row_tokens=work.row_tokens,
         checkpointing="on" if recomputes else "off",
@@ -219,7 +218,7 @@ def _row(base: str, method: str, device: dict[str, Any], work: Workload) -> Cost
         device=device["name"],
         gib=gib,
         device_gib=device_gib,
-        fits=gib <= usable and not (cores and method == "qlora"),
+        fits=gib <= usable and not (cores and method in NEEDS_CUDA),
         is_processor=cores > 0,
         hours=hours,
         low=hours * count * price["low"],

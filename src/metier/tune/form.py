@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from metier.core.tune_config import TuneConfig
 from metier.engine import AdapterSpec, Handle, continue_tuned, load, read_shape
+from metier.engine.load import Place
 from metier.tune.result import Options
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
 
-__all__ = ["load_trainee", "trained_form"]
+__all__ = ["load_trainee", "place_of", "trained_form"]
 
 
 def load_trainee(base: BaseModel | Path, config: TuneConfig, *, seed: int, options: Options) -> Handle:
@@ -24,9 +25,19 @@ def load_trainee(base: BaseModel | Path, config: TuneConfig, *, seed: int, optio
     """
     base_dir = base if isinstance(base, Path) else base.dir
     spec = trained_form(config, num_layers=read_shape(base_dir).num_layers)
+    place = place_of(config)
     if options.start is not None:
-        return continue_tuned(base_dir, options.start, spec, dtype=config.product_dtype, threads=options.threads)
-    return load(base_dir, adapter=spec, seed=seed, dtype=config.product_dtype, threads=options.threads)
+        return continue_tuned(
+            base_dir, options.start, spec, dtype=config.product_dtype, threads=options.threads, place=place
+        )
+    return load(
+        base_dir, adapter=spec, seed=seed, dtype=config.product_dtype, threads=options.threads, **place._asdict()
+    )
+
+
+def place_of(config: TuneConfig) -> Place:
+    """Where the settings say that a model is computed, and in how many bits."""
+    return Place(device=config.device, base_bits=config.base_bits, optimizer=config.optimizer)
 
 
 def trained_form(config: TuneConfig, *, num_layers: int) -> AdapterSpec:

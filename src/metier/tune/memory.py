@@ -19,6 +19,7 @@ import torch
 
 from metier.core.tune_config import TuneConfig
 from metier.engine.attention import QUERY_BLOCK
+from metier.engine.cuda import CONTEXT_GIB
 from metier.engine.head import CHUNK
 from metier.engine.products import GROUPS
 from metier.engine.weights import LlamaShape, linear_widths
@@ -39,6 +40,10 @@ ADAPTER_BYTES = 12
 FULL_BF16_BYTES = 12
 """Bytes a trained weight takes beside them in bf16: read in fp32, rounded for the products, written (measured on one
 base: 32 bytes a weight in bf16 with two workers, 20 in fp32)."""
+QUANTISED_BYTES = 0.55
+"""Bytes of a 4-bit weight with its scales, .5 to .6."""
+MOMENT_BYTES = {"adamw": 4.0, "adamw8bit": 1 + 4 / 256}
+"""Bytes of one of a trained value's two moments; in 8 bits 256 of them share a scale."""
 NAMES_A_LAYER, ROUNDING = 12, 65536 / 2
 """Buffers a kept block has, and values by which one is larger than asked for, on average."""
 
@@ -91,10 +96,10 @@ class MemoryParts:
 def peak_memory(
     shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, machine: Machine, *, trained_ratio: float
 ) -> MemoryParts:
-    """Peak memory of a run whose batches are `ahead`, all of its processes together."""
+    """Peak memory of a run whose batches are `ahead`: of all its processes together, on CUDA of one device."""
     one = _peak_of_one(shape, config, ahead, machine, trained_ratio=trained_ratio)
     num = config.processes
-    if num == 1:
+    if num == 1 or config.device == "cuda":
         return one
     # Each holds the whole model and maps the same stored states; the one that began them waits beside.
     parts = {f.name: num * float(getattr(one, f.name)) for f in fields(one)}  # getattr: every field is a part
@@ -109,27 +114,28 @@ def _peak_of_one(
     workers = max(training, scoring)  # one that only scores has a gradient and a head as well
     p = machine.product_bytes
     depth = min(config.depth or shape.num_layers, shape.num_layers)
-    base = p * base_weights(shape)
+    on_cpu = config.device == "cpu"
+    base = base_bytes(shape, value_bytes=p, base_bits=config.base_bits)
     if config.method == "full" and p == 4:  # the products read the masters themselves
         base -= p * num_trained(shape, config, depth=depth)
     # While the base is laid out its file is in memory as well; what trains comes after. In the file's own precision
     # it stays mapped, all of it once read, beside the fused copies.
-    laying_out = float(machine.file_bytes)
-    if round(machine.file_bytes / max(1, base_weights(shape))) == (4 if config.method == "full" else p):
+    laying_out = float(machine.file_bytes) if on_cpu else 0.0
+    if on_cpu and round(machine.file_bytes / max(1, base_weights(shape))) == (4 if config.method == "full" else p):
         base += p * shape.num_layers * fused_weights(shape)
         laying_out = 0.0
     trained = trained_bytes(shape, config, depth=depth, workers=workers, product_bytes=p)
     activations = training * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
     activations += (workers - training) * _scoring(shape, config, ahead, p=p, num_tokens=ahead.scored_tokens)
     head = workers * CHUNK * shape.vocab * (4 if p == 4 else 4 + p)
-    stored = stored_bytes(shape, config, ahead)
+    stored = stored_bytes(shape, config, ahead) if on_cpu else 0
     kernels = 0.0
-    if machine.compiles and p < 4:
+    if machine.compiles and on_cpu and p < 4:
         num = num_products(shape, config, ahead, depth=depth, trained_ratio=trained_ratio, is_stored=stored > 0)
         kernels = min(workers * MAX_KERNELS, num) * KERNEL_BYTES
     running = trained + activations + head + kernels
     return MemoryParts(
-        runtime=machine.runtime_gib,
+        runtime=machine.runtime_gib if on_cpu else CONTEXT_GIB,
         base=(base + max(0.0, laying_out - running)) / GIB,
         trained=trained / GIB,
         activations=activations / GIB,
@@ -164,6 +170,12 @@ def base_weights(shape: LlamaShape) -> int:
     return shape.num_layers * layer_weights(shape) + embeddings + shape.width
 
 
+def base_bytes(shape: LlamaShape, *, value_bytes: int, base_bits: int) -> float:
+    """Bytes of the base; in 4 bits its layers are, the embeddings and the head are not."""
+    total, in_layers = base_weights(shape), shape.num_layers * layer_weights(shape)
+    return value_bytes * (total - in_layers) + (QUANTISED_BYTES if base_bits == 4 else value_bytes) * in_layers
+
+
 def num_trained(shape: LlamaShape, config: TuneConfig, *, depth: int) -> int:
     """Values that train: low-rank parts (with DoRA a magnitude per output), or all weights of the top layers."""
     if config.method == "full":
@@ -175,16 +187,17 @@ def num_trained(shape: LlamaShape, config: TuneConfig, *, depth: int) -> int:
 
 
 def trained_bytes(shape: LlamaShape, config: TuneConfig, *, depth: int, workers: int, product_bytes: int) -> float:
-    """Bytes of all that trains: masters, two moments and a gradient a worker in fp32, and copies."""
+    """Bytes of all that trains: masters, two moments and a gradient a worker, and copies."""
     values = num_trained(shape, config, depth=depth)
+    kept = 4 + 2 * MOMENT_BYTES[config.optimizer] + 4 * workers
     if config.method == "full":
-        return values * (3 * 4 + 4 * workers + (FULL_BF16_BYTES if product_bytes < 4 else 0))
+        return values * (kept + (FULL_BF16_BYTES if product_bytes < 4 else 0))
     widths = linear_widths(shape)
     # B of products that share an input lies in one block-diagonal matrix: thrice for q, k, v, twice for gate, up.
     qkv = sum(widths[name][1] for name in ("q_proj", "k_proj", "v_proj"))
     copies = 3 * widths["q_proj"][0] + 3 * qkv + sum(widths["o_proj"]) + sum(widths["down_proj"])
     copies += 2 * widths["gate_proj"][0] + 4 * widths["gate_proj"][1]
-    return values * (3 * 4 + 4 * workers + ADAPTER_BYTES) + depth * config.rank * copies * product_bytes
+    return values * (kept + ADAPTER_BYTES) + depth * config.rank * copies * product_bytes
 
 
 def _activations(

@@ -37,11 +37,11 @@ from metier.engine import (
     save_state,
 )
 from metier.engine.form import Execution
-from metier.engine.load import DtypeName
+from metier.engine.load import DtypeName, Place
 from metier.tune.arrange import RunRows, arrange
 from metier.tune.begun import dtype_setting
 from metier.tune.estimate import Speed, measure_speed, normal_and_longest
-from metier.tune.form import load_trainee
+from metier.tune.form import load_trainee, place_of
 from metier.tune.memory import runtime_gib
 from metier.tune.result import Options
 from metier.tune.schedule import default_lr
@@ -125,7 +125,7 @@ def rehearse(
         handle, resume_s = _resumed(base, begun, used, lr=lr, work_dir=work_dir, seed=seed + 1, threads=threads)
         _require_same(handle.fingerprint, wanted)
         close(handle)
-        replies, decode_s = _replies(base, work_dir / "tuned", prompts, like=handle)
+        replies, decode_s = _replies(base, work_dir / "tuned", prompts, like=handle, place=place_of(config))
         parts = (work_dir / "state", work_dir / "tuned")
         size = sum(path.stat().st_size for part in parts for path in part.rglob("*") if path.is_file())
     finally:
@@ -229,14 +229,14 @@ def _require_same(resumed: str, wanted: str) -> None:
 
 
 def _replies(
-    base: BaseModel | Path, tuned_dir: Path, prompts: Prompts | None, *, like: Handle
+    base: BaseModel | Path, tuned_dir: Path, prompts: Prompts | None, *, like: Handle, place: Place
 ) -> tuple[tuple[tuple[int, ...], ...], float]:
     """What was exported answers, in tokens, computed as `like` is; and the seconds of loading and writing."""
     if prompts is None:
         return (), 0.0
     start = time.perf_counter()
     dtype: DtypeName = "bf16" if like.dtype.itemsize == 2 else "fp32"
-    handle = load_tuned(base, tuned_dir, base_sha256=like.base_sha256, dtype=dtype, threads=like.threads)
+    handle = load_tuned(base, tuned_dir, base_sha256=like.base_sha256, dtype=dtype, threads=like.threads, place=place)
     try:
         found = dict(sample(handle, prompts.tokens, prompts.params))
         return tuple(tuple(found[i].tokens) for i in range(len(found))), time.perf_counter() - start

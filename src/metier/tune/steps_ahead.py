@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from metier.core.tune_config import TuneConfig
 from metier.engine.batch import LENGTH_MULTIPLE, TOKEN_MULTIPLE, group_sizes, split_rows
-from metier.engine.compact import MICRO_TOKENS
+from metier.engine.compact import GPU_MICRO_TOKENS, MICRO_TOKENS
 from metier.engine.loop import MIN_WORKER_TOKENS
 from metier.tune.schedule import DEFAULT_PASSES, run_steps, step_tokens_of
 
@@ -74,8 +74,10 @@ def look_ahead(
     sums = [sum(example) for example in kept]
     step_tokens = step_tokens_of(config, round(passes * sum(sums)))
     steps = run_steps(sums, passes=passes, step_tokens=step_tokens, seed=seed)
-    shares = [_share([kept[i] for i in examples], threads) for examples in steps]
-    scored_shares = [_share(part, threads) for part in (kept_dev, kept if scores_train else []) if part]
+    # A device takes one batch at a time, and wide ones.
+    cut = (config.processes, GPU_MICRO_TOKENS) if config.device == "cuda" else (threads, MICRO_TOKENS)
+    shares = [_share([kept[i] for i in examples], cut) for examples in steps]
+    scored_shares = [_share(part, cut) for part in (kept_dev, kept if scores_train else []) if part]
     scored = [micro for share in scored_shares for micro in share]
     trained = [micro for share in shares for micro in share]
     widths, scored_widths = (frozenset(map(_width, micros)) for micros in (trained, scored))
@@ -84,8 +86,8 @@ def look_ahead(
         num_tokens=sum(sums[i] for examples in steps for i in examples),
         dev_tokens=sum(map(sum, kept_dev)),
         row_tokens=sum(map(sum, (*kept, *kept_dev))),
-        workers=max([1, *(min(threads, len(share)) for share in shares)]),
-        scoring_workers=max([1, *(min(threads, len(share)) for share in scored_shares)]),
+        workers=max([1, *(min(cut[0], len(share)) for share in shares)]),
+        scoring_workers=max([1, *(min(cut[0], len(share)) for share in scored_shares)]),
         micro_tokens=max(widths, default=0),
         scored_tokens=max(scored_widths, default=0),
         longest_row=_filled(max([0, *map(max, (*kept, *kept_dev))]), LENGTH_MULTIPLE),
@@ -102,12 +104,12 @@ def _within(examples: Lengths, limit: int) -> list[tuple[int, ...]]:
     return [rows for rows in as_rows if max(rows) <= limit]
 
 
-def _share(examples: Sequence[tuple[int, ...]], threads: int) -> list[list[int]]:
+def _share(examples: Sequence[tuple[int, ...]], cut: tuple[int, int]) -> list[list[int]]:
     """Read tokens of every row of every micro-batch of one step, shortest first: a row's last token is not read."""
     lengths = [length for example in examples for length in example]
-    workers = max(1, min(threads, sum(lengths) // MIN_WORKER_TOKENS))
+    workers = max(1, min(cut[0], sum(lengths) // MIN_WORKER_TOKENS))
     together = len(examples[0])
-    parts = split_rows(lengths, num_workers=workers, micro_tokens=MICRO_TOKENS, rows_together=together)
+    parts = split_rows(lengths, num_workers=workers, micro_tokens=cut[1], rows_together=together)
     return [sorted(max(1, lengths[row] - 1) for row in part) for part in parts]
 
 

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """Take part in a job; a rank that fails leaves its error in the job's folder."""
     watch_reader()
     job = read_job(Path(argv[0]))
-    ranks = open_ranks()
+    ranks = open_ranks(device=job.config.device)
     try:
         _run(job, ranks)
     except MetierError as err:
