@@ -199,9 +199,10 @@ def test_a_setting_that_nobody_reads(base_dir: Path, tmp_path: Path, monkeypatch
     place = "lr_at" if name == "warmup_ratio" else "optim_step"
     real, default = getattr(running, place), getattr(test_settings.CONFIG, name)
     monkeypatch.setattr(running, place, lambda *given, **named: real(*given, **{**named, name: default}))
-    first = test_settings.run(base_dir, tmp_path / "first", test_settings.CONFIG)
+    first = test_settings.run(base_dir, tmp_path / "whole", test_settings.CONFIG)
+    (case,) = [case for case in test_settings.WALK if case[1] == name]
     with pytest.raises(AssertionError):
-        test_settings.test_another_value_is_another_run(name, base_dir, first, tmp_path)
+        test_settings.test_another_value_is_another_run(*case, base_dir, first, tmp_path)
 
 
 # 7: the tuned arm is the tuned model (tests/mutants/test_mutants.py has those of the road)
