@@ -50,6 +50,7 @@ bench: $(VENV)/.dev  ## the long measurements; prints one JSON object each
 	$(BIN)/python benchmarks/tune_speed.py --json
 	$(BIN)/python benchmarks/preference.py --json
 	$(BIN)/python benchmarks/plan_accuracy.py --json
+	$(BIN)/python -m pytest -m quiet tests/tune/test_plan_holds.py
 	$(BIN)/python benchmarks/trunk_cache.py --json
 	$(BIN)/python checks/cost_table.py
 	$(BIN)/python benchmarks/decode_speed.py --json
