@@ -39,7 +39,7 @@ docs: $(VENV)/.dev  ## write the generated pages again
 	$(BIN)/python checks/schemas.py
 	$(BIN)/python checks/cost_table.py
 
-test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about ten minutes
+test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about fifteen minutes
 	$(BIN)/python -m pytest
 
 mutate: $(VENV)/.dev  ## every mutant must be caught by its own error
