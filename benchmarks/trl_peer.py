@@ -165,7 +165,8 @@ def neighbours(best: Side) -> list[Side]:
 
     return [
         changed("order as given", grouped=False),
-        changed("padding-free", options={**best.options, "padding_free": True}),
+        # No row is longer than its limit, which TRL asks to be taken away.
+        changed("padding-free", options={**best.options, "padding_free": True, "max_length": None}),
         changed("checkpointing", options={**best.options, "gradient_checkpointing": True}),
         changed("adapter in bf16", adapter_bf16=True),
         changed("no autocast, adapter in bf16", adapter_bf16=True, options={**best.options, "bf16": False}),

@@ -136,7 +136,7 @@ def search_best(job: Job, lengths: list[int], trained: list[int], *, quick: bool
         try:
             running.turn()
             found = running.turn()
-        except EOFError:  # the side died: TRL refuses the setting here; said in the result
+        except (EOFError, ConnectionError):  # the side died: TRL refuses the setting here; said in the result
             found = {"tokens_per_s": 0.0, "peak_gib": 0.0}
         running.process.kill()
         tried.append({"settings": side.name, "tokens_per_s": found["tokens_per_s"], "peak_gib": found["peak_gib"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import multiprocessing
@@ -10,19 +11,24 @@ import resource
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from metier.core.errors import StoreError
 from metier.engine import AdapterSpec, Handle, Linear, close, forward_backward, load, logprobs, make_batch
 from metier.engine.form import Form
 from metier.engine.llama import Stack
+from metier.engine.load import DtypeName
 from metier.engine.loop import trainer_of
-from metier.engine.trunk import Trunk, open_trunk, row_key
+from metier.engine.trunk import BIN_TOKENS, Trunk, _bins, open_trunk, row_key
 from metier.engine.trunk_files import TrunkFiles, folder_bytes, make_room
 from metier.render import RenderedRow
 from tests.engine.builders import random_rows, tiny_base
 from tests.equivalence.test_forms import after_prefix
+from tests.tune.drawn_runs import random_base
 
 ROWS = random_rows([20, 33, 7, 50, 12, 300, 4, 28])
 GIB = 2**30
@@ -33,9 +39,9 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"), num_layers=4)
 
 
-def loaded(base_dir: Path, *, threads: int = 1, first_layer: int = 2) -> Handle:
+def loaded(base_dir: Path, *, threads: int = 1, first_layer: int = 2, dtype: DtypeName = "fp32") -> Handle:
     spec = AdapterSpec(rank=4, alpha=8.0, first_layer=first_layer)
-    handle = load(base_dir, adapter=spec, seed=3, dtype="fp32", threads=threads)
+    handle = load(base_dir, adapter=spec, seed=3, dtype=dtype, threads=threads)
     handle.require_adapter("test").masters_P.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
     return handle
 
@@ -120,16 +126,46 @@ def test_a_cold_a_warm_and_an_emptied_cache_give_the_same_bits(
     assert all(same(results[0], other) for other in results[1:])
 
 
-def test_a_rows_states_depend_on_its_tokens_alone_not_on_neighbours_or_threads(base_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("base", ["tiny", "narrow"])
+def test_a_rows_states_depend_on_its_tokens_alone_not_on_neighbours_place_or_threads(
+    base: str, dtype: DtypeName, base_dir: Path, tmp_path: Path
+) -> None:
+    if base == "narrow":  # products as wide as those of real models
+        base_dir = random_base(tmp_path / "narrow", name="narrow")
     found = []
-    for threads, rows in ((1, ROWS), (2, [*random_rows([90, 8, 40], seed=9), *ROWS[::-1]]), (1, ROWS[3:4])):
-        handle = loaded(base_dir, threads=threads)
+    rng = np.random.default_rng(5)
+    others = random_rows(rng.integers(4, 200, 30).tolist(), seed=9)
+    mixed = [[*others, *ROWS][i] for i in rng.permutation(len(others) + len(ROWS))]
+    for threads, rows in ((1, ROWS), (2, mixed), (1, ROWS[3:4]), (2, [*others[:3], ROWS[5]])):
+        handle = loaded(base_dir, threads=threads, dtype=dtype)
         trunk, _ = filled(handle, rows, tmp_path / str(len(found)))
         found.append(trunk.files.views)
         close(handle)
     assert set(found[2]) < set(found[0]) < set(found[1])
+    assert set(found[3]) & set(found[0])
     for views in found:
         assert all(torch.equal(views[key], found[0][key]) for key in views.keys() & found[0].keys())
+
+
+def test_a_row_longer_than_a_product_is_computed_alone_and_right(base_dir: Path, tmp_path: Path) -> None:
+    rows = random_rows([BIN_TOKENS + 90, 20, BIN_TOKENS + 1])
+    handle = loaded(base_dir)
+    whole = step(handle, rows)
+    trainer_of(handle).discard()
+    trunk, num = filled(handle, rows, tmp_path)
+    assert num == 3 and max(map(len, trunk.files.views.values())) > BIN_TOKENS
+    assert step(handle, rows)[0] == pytest.approx(whole[0], rel=2e-3)
+    close(handle)
+
+
+@given(st.dictionaries(st.text(), st.integers(1, 2 * BIN_TOKENS), max_size=60))
+def test_every_row_has_one_place_and_none_shares_more_than_a_product(tokens_by_key: dict[str, int]) -> None:
+    bins = _bins(tokens_by_key)
+    assert sorted(key for keys in bins for key in keys) == sorted(tokens_by_key)
+    sums = [sum(map(tokens_by_key.__getitem__, keys)) for keys in bins]
+    assert all(total <= BIN_TOKENS or len(keys) == 1 for total, keys in zip(sums, bins, strict=True))
+    assert all(a + b > BIN_TOKENS for a, b in itertools.pairwise(sums)), "two neighbours would have fitted one"
 
 
 def test_only_tokens_up_to_the_last_trained_one_are_stored(base_dir: Path, tmp_path: Path) -> None:
@@ -326,9 +362,9 @@ def test_states_are_computed_on_one_thread_whatever_computes_them(
     for pool in trainer.pools:
         pool.submit(torch.set_num_threads, 2).result()
     filled(handle, ROWS[:2], tmp_path)
-    assert threads == [1, 1], "in bulk"
+    assert threads == [1], "in bulk, both in one product"
     logprobs(handle, make_batch(ROWS[2:3])).result()
-    assert threads == [1, 1, 1], "a row that is not stored, while its one worker has both cores"
+    assert threads == [1, 1], "a row that is not stored, while its one worker has both cores"
     close(handle)
 
 

@@ -87,7 +87,7 @@ def test_a_short_last_window_that_counts_as_a_whole_one(base_dir: Path, monkeypa
 
 
 def test_packed_rows_that_see_each_other(base_dir: Path, monkeypatch: PatchIt) -> None:
-    def as_one(lengths: Any, device: Any, padded: bool) -> Any:
+    def as_one(lengths: Any, device: Any, padded: bool, **_: Any) -> Any:
         return (batch._group(0, [sum(lengths)], device, padded),)
 
     with caught_by(equivalence.test_packed_and_padded_rows_equal_rows_alone, base_dir):

@@ -29,7 +29,7 @@ def test_the_report_obeys_its_published_schema(report: dict) -> None:
 def test_stdout_is_the_report_and_nothing_else(first_run: tuple[Path, Ran], report: dict) -> None:
     assert first_run[1].json == report
     assert "frozen, 24 hold-out rows sealed" in first_run[1].err
-    assert "trunk: 2 layers (0.000 GiB for " in first_run[1].err, "what tuning chose is told before its first step"
+    assert "trunk: none (a row is read 1." in first_run[1].err, "what tuning chose is told before its first step"
 
 
 def test_every_row_read_is_kept_set_aside_or_failed(report: dict) -> None:

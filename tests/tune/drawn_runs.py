@@ -87,7 +87,7 @@ def drawn(rng: np.random.Generator, *, num_layers: int = 0) -> dict[str, Any]:
     step_tokens = int(rng.choice([512, 1024, 2048]))
     objective = str(rng.choice(["sft", "sft", "dpo"]))
     lengths: list[int] = []
-    while sum(lengths) < max(3_000, 2 * step_tokens):
+    while sum(lengths) < max(8_000, 4 * step_tokens):
         lengths.append(int(rng.integers(longest // 3, longest + 1)))
     lengths += lengths[-1:] * (len(lengths) % 2)  # rows of pairs come in twos
     method = str(rng.choice(methods()))

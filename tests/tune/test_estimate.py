@@ -13,7 +13,7 @@ from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import AdapterSpec, close, load, read_shape
 from metier.engine.cuda import CONTEXT_GIB
 from metier.tune import MemoryParts, Speed, estimate, estimate_pairs, measure_speed
-from metier.tune.kernels import num_products
+from metier.tune.kernels import products
 from metier.tune.memory import base_weights, layer_weights, num_trained
 from metier.tune.schedule import run_steps
 from metier.tune.steps_ahead import look_ahead
@@ -42,10 +42,14 @@ def test_minutes_are_tokens_times_passes_over_speed(tmp_path: Path) -> None:
 def test_compiling_saving_and_the_optimizer_come_on_top(tmp_path: Path) -> None:
     shape = read_shape(tiny_base(tmp_path))
     config = TuneConfig(passes=2.0, evals=1, step_tokens=1000)
-    speed = replace(SPEED, width_s=3.0, optim_s=0.1, save_s=2.5)
+    speed = replace(SPEED, product_s=0.01, once_s=1.5, optim_s=0.1, save_s=2.5)
     found = estimate(train_tokens=[100] * 600, dev_tokens=[100] * 40, shape=shape, config=config, speed=speed)
-    # Steps of ten rows on two workers: one size of 500 tokens, filled up to 512; dev in four of 1,000 (1,024).
-    assert found.minutes == pytest.approx((124 + 3.0 * 1.3 + 120 * 0.1 + 2.5) / 60)
+    ahead = look_ahead([100] * 600, [100] * 40, config=config, threads=2)
+    # Steps of ten rows on two workers: one size of 495 tokens that are read, filled up to 512; dev in four of 990.
+    assert (ahead.widths, ahead.scored_widths) == ({512}, {992})
+    kinds = products(shape, config, ahead, depth=3, trained_ratio=0.5, is_stored=False)
+    assert len(kinds) > 20
+    assert found.minutes == pytest.approx((124 + 1.5 + len(kinds) * 0.01 + 120 * 0.1 + 2.5) / 60)
 
 
 def test_rows_over_the_limit_take_nothing(tmp_path: Path) -> None:
@@ -98,8 +102,9 @@ def test_pairs_take_both_rows_every_pass_and_one_pass_for_their_reference(tmp_pa
     found = estimate_pairs(
         train_pairs=[(60, 40)] * 600, dev_pairs=[(60, 40)] * 40, shape=shape, config=config, speed=SPEED
     )
-    # As rows of 100 tokens: 124.5 s; and (60,000 + 4,000) / 2,000 = 32 s for the reference.
-    assert found.minutes == pytest.approx((124.5 + 32) / 60)
+    # As rows of 100 tokens: 124.5 s, of which 120 s of steps; the head goes forward once more: 2,328 multiplications a
+    # token beside the 118,589 of a step. And (60,000 + 4,000) / 2,000 = 32 s for the reference.
+    assert found.minutes == pytest.approx((124.5 + 120 * 2328 / 118588.8 + 32) / 60)
 
 
 def test_every_part_of_memory_follows_its_cause(tmp_path: Path) -> None:
@@ -213,18 +218,18 @@ def test_products_are_counted_by_their_shapes(tmp_path: Path) -> None:
 
     def counted(config: TuneConfig, *, ratio: float = 1.0, dev: tuple[int, ...] = (), depth: int = 3) -> int:
         ahead = look_ahead([65], dev, config=config, threads=1)
-        return num_products(shape, config, ahead, depth=depth, trained_ratio=ratio, is_stored=False)
+        return len(products(shape, config, ahead, depth=depth, trained_ratio=ratio, is_stored=False))
 
     full, lora = TuneConfig(method="full"), TuneConfig(rank=4)
-    # Four products forward, back and outer; the head there and back; scores, values, keys.
-    assert counted(full) == 12 + 2 + 3
+    # Four products forward, back and outer, and the head's; scores, values, keys.
+    assert counted(full) == 12 + 3 + 3
     # Of half the tokens, the top layer's out, gate_up and down; the head has them instead.
-    assert counted(full, ratio=0.5) == 12 + 9 + 2 + 3
+    assert counted(full, ratio=0.5) == 12 + 9 + 3 + 3
     # Forward and back; A and B of all four, there and back and outer, less four that are the size of another.
     assert counted(lora) == 8 + 24 - 4 + 2 + 3
     # Scored alone: forward of another size, three of the top layer's among them, its head, scores and values.
     assert counted(full, dev=(129,)) == counted(full) + 4 + 1 + 2
-    # One layer trains: those below go forward through the same sizes.
+    # One layer trains, and no head: those below go forward through the same sizes.
     assert counted(full, depth=1, ratio=0.5) == 4 + 2 + 9 + 2 + 3
 
 

@@ -68,8 +68,12 @@ OTHER_DPO: dict[str, list[Any]] = {
 OTHERS: dict[type[Settings], dict[str, list[Any]]] = {TuneConfig: OTHER, DpoConfig: OTHER_DPO}
 WITH: dict[Any, dict[str, Any]] = {"full": {"rank": 16, "alpha": 32.0, "lr": 0.003}, "dpo": {"passes": 0.0}}
 """What else a value needs to be allowed."""
-AROUND: dict[str, dict[str, Any]] = {"patience": {"passes": 6.0, "evals": 9, "patience": 0}}
-"""The run in which a setting shows: dev rows count down, so its dev loss rises, and only patience ends it."""
+AROUND: dict[str, dict[str, Any]] = {
+    "patience": {"passes": 6.0, "evals": 9, "patience": 0},
+    "trunk_gib": {"passes": 2.0},
+}
+"""The run in which a setting shows. Patience: dev rows count down, so its dev loss rises, and only patience ends it;
+stored states: rows are read twice."""
 REFUSED = {
     "dpo": r"\[tune.dpo\] has no effect with objective = 'sft'; set it to 'dpo', or drop the table",
     "base_bits": "base_bits is 4, but device = 'cpu' does not compute it; set device = 'cuda'",

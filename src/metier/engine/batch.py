@@ -205,17 +205,25 @@ class MicroBatch(NamedTuple):
 
 
 def micro_batch(
-    batch: Batch, rows: Sequence[int], *, device: str | torch.device = "cpu", skip: int = 0, padded: bool = False
+    batch: Batch,
+    rows: Sequence[int],
+    *,
+    device: str | torch.device = "cpu",
+    skip: int = 0,
+    padded: bool = False,
+    grouped: bool = True,
+    fill_to: int = TOKEN_MULTIPLE,
 ) -> MicroBatch:
     """Lay some rows of a batch out for one worker, each without its first `skip` tokens.
 
-    Packed, rows lie end to end; padded, those of a group have one length, so that attention gathers nothing.
+    Packed, rows lie end to end; padded, those of a group have one length, so that attention gathers nothing. Not
+    `grouped`, every row is a group of its own. The tokens are filled up to a multiple of `fill_to`.
     """
     start_R, weight_T = batch.row_start_R, batch.weight_T.numpy()
     last = {r: last_input(weight_T[start_R[r] : start_R[r + 1]]) for r in rows}
     order = sorted(rows, key=lambda r: (last[r], r))
     lengths = [last[r] - skip for r in order]
-    groups = _groups(lengths, device, padded)
+    groups = _groups(lengths, device, padded, sizes=group_sizes(lengths) if grouped else [1] * len(lengths))
     row_at = _row_starts(lengths, groups, padded)
     num_inputs = groups[-1].stop
     place_N = np.full(num_inputs, -1)
@@ -228,7 +236,7 @@ def micro_batch(
         row_at=row_at,
         lengths=tuple(lengths),
         num_inputs=num_inputs,
-        input_N=_filled(batch.tokens_T[torch.from_numpy(place_N.clip(0))]).to(device),
+        input_N=_filled(batch.tokens_T[torch.from_numpy(place_N.clip(0))], fill_to).to(device),
         groups=groups,
         select_M=_filled(torch.from_numpy(select_P)).to(device),
         target_M=_filled(batch.tokens_T[place_P]).to(device),
@@ -246,7 +254,7 @@ def prefix_batch(tokens: Sequence[int], *, device: str | torch.device = "cpu") -
         lengths=(len(tokens),),
         num_inputs=len(tokens),
         input_N=_filled(torch.tensor(tokens, dtype=torch.int64)).to(device),
-        groups=_groups([len(tokens)], device, padded=False),
+        groups=_groups([len(tokens)], device, padded=False, sizes=[1]),
         select_M=none,
         target_M=none,
         weight_M=none.float(),
@@ -266,23 +274,25 @@ def _row_starts(lengths: Sequence[int], groups: Sequence[Group], padded: bool) -
     return tuple(group.start + i * group.length for group in groups for i in range(group.rows))
 
 
-def _filled(tensor: Tensor) -> Tensor:
-    """The tensor with zeros at its end, up to a multiple of `TOKEN_MULTIPLE`."""
-    return torch.nn.functional.pad(tensor, (0, -len(tensor) % TOKEN_MULTIPLE))
+def _filled(tensor: Tensor, multiple: int = TOKEN_MULTIPLE) -> Tensor:
+    """The tensor with zeros at its end, up to a multiple."""
+    return torch.nn.functional.pad(tensor, (0, -len(tensor) % multiple))
 
 
-def _groups(lengths: Sequence[int], device: str | torch.device, padded: bool) -> tuple[Group, ...]:
-    """Attention groups of rows sorted by length: a group ends where padding would pass a fifth."""
+def _groups(
+    lengths: Sequence[int], device: str | torch.device, padded: bool, *, sizes: Sequence[int]
+) -> tuple[Group, ...]:
+    """Attention groups of so many rows each."""
     groups: list[Group] = []
     at, first = 0, 0
-    for num_rows in group_sizes(lengths):
+    for num_rows in sizes:
         groups.append(_group(at, lengths[first : first + num_rows], device, padded))
         at, first = groups[-1].stop, first + num_rows
     return tuple(groups)
 
 
 def group_sizes(lengths: Sequence[int]) -> list[int]:
-    """How many of rows sorted by length each attention group takes."""
+    """How many of rows sorted by length each attention group takes: it ends where padding would pass a fifth."""
     sizes: list[int] = []
     first = 0
     while first < len(lengths):

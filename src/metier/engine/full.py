@@ -11,6 +11,8 @@ Shapes: N packed tokens, P number of masters, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
@@ -79,6 +81,7 @@ def take_over(weights: LlamaWeights, *, first_layer: int, dtype: torch.dtype) ->
             place.put(read)
         parts[name] = (master, read)
     _narrow(weights, dtype)
+    _return_freed()
     num_decayed = sum(size for name, size in sizes.items() if parts[name][0].dim() > 1)
     return FullMasters(first_layer, masters_P, num_decayed, parts)
 
@@ -114,6 +117,17 @@ def _narrow(weights: LlamaWeights, dtype: torch.dtype) -> None:
         layer.biases = {group: bias.to(dtype) for group, bias in layer.biases.items()}
     if weights.shape.tied_head:
         weights.head_VD = weights.embed_VD
+
+
+def _return_freed() -> None:
+    """Give memory that was freed inside the heap back to the system.
+
+    What was read only to be copied leaves holes there, 4 bytes a weight, that no later tensor fits.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # getattr: glibc alone has it
+        if trim is not None:
+            trim(0)
 
 
 class FullWorking(Working):

@@ -1,9 +1,10 @@
 """The trunk: what enters the first adapted layer, computed once a row for all passes, seeds and runs.
 
 With only the top k layers adapted, the layers below give the same hidden states every time a row is seen. They are
-computed in bulk before the first step, each row alone and on one thread: the bits then depend on the row's tokens and
-nothing else, so a warm cache, a cold one and one that threw rows away give the same run. Kept as bf16; the first pass
-reads the rounded states too. Tokens after a row's last trained one are not computed, nor those of a shared prefix.
+computed in bulk before the first step, so that the bits depend on the row's tokens and nothing else: on one thread, in
+products that always have `BIN_TOKENS` rows whichever rows of text share them, and with attention to one row at a time.
+A warm cache, a cold one and one that threw rows away then give the same run. Kept as bf16; the first pass reads the
+rounded states too. Tokens after a row's last trained one are not computed, nor those of a shared prefix.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metier.core.hashing import value_hash
-from metier.engine.batch import Batch, MicroBatch, TokenRow, last_input, make_batch, micro_batch
+from metier.engine.batch import TOKEN_MULTIPLE, Batch, MicroBatch, TokenRow, last_input, make_batch, micro_batch
 from metier.engine.handle import Handle
 from metier.engine.llama import Stack
 from metier.engine.trunk_files import STATE_BYTES, TrunkFiles, make_room
@@ -25,11 +26,13 @@ from metier.engine.trunk_files import STATE_BYTES, TrunkFiles, make_room
 if TYPE_CHECKING:
     from metier.engine.loop import Trainer
 
-__all__ = ["Trunk", "open_trunk"]
+__all__ = ["Trunk", "bin_tokens", "open_trunk"]
 
 
-TRUNK_VERSION = 1
+TRUNK_VERSION = 2
 """Raised where the code computes other bits for the layers below."""
+BIN_TOKENS = 512
+"""Tokens of one product. One size for all: a product of another is compiled anew and may round another way."""
 BLOCK_BYTES = 32 << 20
 """States computed and written at a time; a killed run loses no more."""
 
@@ -49,7 +52,8 @@ class Trunk:
         states_ND = stack.buffers.take("trunk", *size, dtype=torch.bfloat16).zero_()
         for row, at, length in zip(micro.rows, micro.row_at, micro.lengths, strict=True):
             found = self.files.views.get(row_key(batch, row, skip + length, skip=skip))
-            states_ND[at : at + length] = compute_states(batch, row, stack, skip=skip) if found is None else found
+            (states,) = compute_states(batch, [row], stack, skip=skip) if found is None else (found,)
+            states_ND[at : at + length] = states
         return states_ND
 
     def fill(
@@ -65,36 +69,37 @@ class Trunk:
         reads = [last_input(row.weight) for row in rows]
         row_by_key = {row_key(batch, r, num, skip=skip): r for r, num in enumerate(reads)}
         self.files.take(row_by_key)
-        # Rows of one length beside each other: for every new shape the products are compiled anew.
-        missing = sorted((reads[r], key) for key, r in row_by_key.items() if key not in self.files.views)
-        total, done, at = sum(num for num, _ in missing), 0, 0
-        num_block = max(1, BLOCK_BYTES // self.files.token_bytes)
-        while at < len(missing):
-            block, num_tokens = [], 0
-            while at < len(missing) and num_tokens < num_block:
-                block.append(missing[at][1])
-                num_tokens += missing[at][0]
-                at += 1
-            self.files.append(self._block(trainer, batch, {key: row_by_key[key] for key in block}))
-            done += num_tokens
-            if on_progress is not None:
-                on_progress(done / total)
+        missing = {key: reads[r] - skip for key, r in row_by_key.items() if key not in self.files.views}
+        total, done, block = sum(missing.values()), 0, dict[str, int]()
+        last = next(reversed(missing), None)
+        for key, num in missing.items():
+            block[key] = num
+            if key == last or sum(block.values()) * self.files.token_bytes >= BLOCK_BYTES:
+                self.files.append(self._block(trainer, batch, row_by_key, _bins(block)))
+                done += sum(block.values())
+                block = {}
+                if on_progress is not None:
+                    on_progress(done / total)
         return len(missing)
 
-    def _block(self, trainer: Trainer, batch: Batch, row_by_key: dict[str, int]) -> dict[str, Tensor]:
-        """States of some rows, shared among the workers."""
+    def _block(
+        self, trainer: Trainer, batch: Batch, row_by_key: dict[str, int], bins: list[list[str]]
+    ) -> dict[str, Tensor]:
+        """States of the rows of some bins, shared among the workers."""
         prefix, skip = trainer.prefix_of(batch), trainer.skip_of(batch)
         workers = trainer.handle.threads
         trainer.prepare(workers)
         if prefix is not None:
             trainer.alone(prefix.forward_lower)
-        keys = list(row_by_key)
 
         def work(worker: int) -> dict[str, Tensor]:
-            stack = trainer.stacks[worker]
+            stack, found = trainer.stacks[worker], dict[str, Tensor]()
             stack.past = None if prefix is None else prefix.lower
             with torch.no_grad():
-                return {key: compute_states(batch, row_by_key[key], stack, skip=skip) for key in keys[worker::workers]}
+                for keys in bins[worker::workers]:
+                    rows = [row_by_key[key] for key in keys]
+                    found |= dict(zip(keys, compute_states(batch, rows, stack, skip=skip), strict=True))
+            return found
 
         futures = [trainer.pools[worker].submit(work, worker) for worker in range(workers)]
         return {key: states for future in futures for key, states in future.result().items()}
@@ -107,14 +112,38 @@ def row_key(batch: Batch, row: int, num_read: int, *, skip: int) -> str:
     return hashlib.sha256(skip.to_bytes(4, "big") + tokens).hexdigest()
 
 
-def compute_states(batch: Batch, row: int, stack: Stack, *, skip: int) -> Tensor:
-    """States of one row alone, on one thread, (tokens, D) bf16."""
+def bin_tokens(num_tokens: int) -> int:
+    """Rows of a product that computes so many tokens: of several rows one bin, of a longer row its own size."""
+    return BIN_TOKENS if num_tokens <= BIN_TOKENS else num_tokens + -num_tokens % TOKEN_MULTIPLE
+
+
+def compute_states(batch: Batch, rows: Sequence[int], stack: Stack, *, skip: int) -> list[Tensor]:
+    """States of rows that fit one bin, or of one that does not; on one thread, each (tokens, D) bf16."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    micro = micro_batch(batch, [row], device=stack.weights.embed_VD.device, skip=skip)
-    states = stack.states(micro)[: micro.num_inputs].to(torch.bfloat16).cpu()
+    device = stack.weights.embed_VD.device
+    num = sum(last_input(batch.weight_T[batch.row_start_R[r] : batch.row_start_R[r + 1]].numpy()) - skip for r in rows)
+    micro = micro_batch(batch, rows, device=device, skip=skip, grouped=False, fill_to=bin_tokens(num))
+    states_ND = stack.states(micro).to(torch.bfloat16).cpu()
     torch.set_num_threads(threads)
-    return states
+    at = dict(zip(micro.rows, zip(micro.row_at, micro.lengths, strict=True), strict=True))
+    return [states_ND[start : start + num] for start, num in map(at.__getitem__, rows)]
+
+
+def _bins(tokens_by_key: dict[str, int]) -> list[list[str]]:
+    """Rows that share one product, at most `BIN_TOKENS` tokens; the longest first, each where the least is left."""
+    bins: list[list[str]] = []
+    free: list[int] = []
+    for key, num in sorted(tokens_by_key.items(), key=lambda item: (-item[1], item[0])):
+        fitting = [b for b, left in enumerate(free) if left >= num]
+        if fitting:
+            best = min(fitting, key=lambda b: free[b])
+            bins[best].append(key)
+            free[best] -= num
+        else:
+            bins.append([key])
+            free.append(BIN_TOKENS - num)
+    return bins
 
 
 def open_trunk(

@@ -29,6 +29,7 @@ from metier.engine.loop import MIN_WORKER_TOKENS, trainer_of
 from metier.engine.prefix import MIN_PREFIX_TOKENS, common_prefix
 from metier.engine.trunk import Trunk, open_trunk
 from metier.tune.result import Options
+from metier.tune.schedule import MIN_READS
 
 if TYPE_CHECKING:
     from metier.render import RenderedRow
@@ -49,6 +50,10 @@ class RunRows:
 
     all: Sequence[RenderedRow]
     """Train and dev."""
+    read: Sequence[RenderedRow]
+    """Those that the run reads at all."""
+    mean_reads: float
+    """How often it reads a token of them."""
     first_step: Sequence[RenderedRow]
     """A normal step: what is timed."""
 
@@ -65,14 +70,14 @@ def arrange(
     before = Execution.from_json(read_json(path)) if resumed and path.exists() else None
     trainer = trainer_of(handle)
     prefix, prefix_choice = _prefix(rows.all, takes_forms=trainer.trainee.takes_forms)
-    trunk, num_bytes, trunk_choice = _trunk(handle, rows.all, config, len(prefix), trunk_dir, before)
+    trunk, num_bytes, trunk_choice = _trunk(handle, rows, config, len(prefix), trunk_dir, before)
     handle.ranks.require_same(trunk is None, what="whether states below the adapted layers are stored")
     form = Form(prefix=tuple(prefix), trunk=trunk)
     trainer.verbs.submit(trainer.take_form, form).result()
     if trunk is not None:
         if not handle.ranks.is_first:
             handle.ranks.wait()  # the first one computes what is not stored, the others find it
-        trainer.verbs.submit(trunk.fill, trainer, rows.all, on_progress=lambda share: _told(share, options)).result()
+        trainer.verbs.submit(trunk.fill, trainer, rows.read, on_progress=lambda share: _told(share, options)).result()
         if handle.ranks.is_first:
             handle.ranks.wait()
     layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before, options))[0]
@@ -136,7 +141,7 @@ def _prefix(rows: Sequence[RenderedRow], *, takes_forms: bool) -> tuple[list[int
 
 def _trunk(
     handle: Handle,
-    rows: Sequence[RenderedRow],
+    rows: RunRows,
     config: TuneConfig,
     skip: int,
     trunk_dir: Path,
@@ -152,8 +157,14 @@ def _trunk(
         return None, 0, Choice(name="none", reason="tune.trunk_gib is 0")
     if before is not None and not before.trunk_layers:
         return None, 0, Choice(name="none", reason=f"as the run began: {before.trunk.reason}")
-    trunk, num_bytes = open_trunk(handle, rows, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
-    told = f"{num_bytes / 2**30:.3f} GiB for {len(rows)} rows"
+    if before is None and rows.mean_reads < MIN_READS:
+        return (
+            None,
+            0,
+            Choice(name="none", reason=f"a row is read {rows.mean_reads:.2f} times; it pays from {MIN_READS}"),
+        )
+    trunk, num_bytes = open_trunk(handle, rows.read, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
+    told = f"{num_bytes / 2**30:.3f} GiB for {len(rows.read)} rows, each read {rows.mean_reads:.1f} times"
     if trunk is not None:
         return (
             trunk,

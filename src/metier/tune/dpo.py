@@ -123,6 +123,8 @@ class Rewards(NamedTuple):
 class Preference:
     """The objective: the loss of pairs, their reference and their rewards."""
 
+    has_reference = True
+
     def __init__(self, train: Examples, dev: Examples, settings: DpoConfig, *, method: str, rank: int = 1) -> None:
         self.train, self.dev, self.settings, self.method, self.rank = train, dev, settings, method, rank
         self.dev_batch = make_batch([row for example in dev for row in example])

@@ -22,6 +22,7 @@ from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
 from metier.engine.loop import trainer_of
 from metier.engine.weight_files import weight_paths
 from metier.engine.weights import LlamaShape, linear_widths
+from metier.tune.kernels import Product, products
 from metier.tune.memory import Machine, MemoryParts, peak_memory, stored_bytes
 from metier.tune.schedule import DEFAULT_PASSES, step_tokens_of
 from metier.tune.steps_ahead import Lengths, look_ahead
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Speed", "TuneEstimate", "estimate", "estimate_pairs", "measure_speed"]
 
+NUM_STEPS = 3
+"""Steps of different rows whose speed is measured."""
 CHECKPOINT_S = 0.5
 """One checkpoint and one export, flushed to disk, where none was rehearsed."""
-SCORED_SHARE = 0.3
-"""What compiling for a size of scored micro-batches takes of what it takes for a trained one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,10 +59,12 @@ class Speed:
     """Bytes of the base's safetensors."""
     has_stored: bool = False
     """Whether states of the frozen layers were read from disk when it was measured."""
-    width_s: float = 0.0
-    """Seconds to compile the products of one size of micro-batch."""
+    product_s: float = 0.0
+    """Seconds that a product of a new shape takes longer, the first time."""
     longest_step_s: float = 0.0
-    """Seconds of the step around the longest row, the first of the process: memory is taken, products are compiled."""
+    """Seconds of the step around the longest row."""
+    once_s: float = 0.0
+    """Seconds that the first step of a handle takes longer, its products apart: memory is taken, threads start."""
     optim_s: float = 0.0
     """Seconds of one optimizer step, where it was measured apart."""
     save_s: float = CHECKPOINT_S
@@ -131,19 +134,20 @@ def _estimate(
     train: Lengths, dev: Lengths, shape: LlamaShape, config: TuneConfig, speed: Speed, *, has_reference: bool = False
 ) -> TuneEstimate:
     depth = min(config.depth or shape.num_layers, shape.num_layers)
-    scores_train = has_reference or (0 < depth < shape.num_layers and config.trunk_gib > 0)
-    ahead = look_ahead(train, dev, config=config, threads=speed.threads, scores_train=scores_train)
+    ahead = look_ahead(train, dev, config=config, threads=speed.threads, has_reference=has_reference)
     is_stored = stored_bytes(shape, replace(config, depth=depth), ahead) > 0
     ratio = speed.trained_ratio
     per_cost = 1 / step_cost(shape, speed.depth, ratio, is_stored=speed.has_stored) / speed.train_tokens_per_s
-    train_s = ahead.num_tokens * per_cost * step_cost(shape, depth, ratio, is_stored=is_stored)
-    train_s += ahead.num_steps * speed.optim_s
+    # A loss of pairs needs every log-probability before it has a gradient: the head goes forward once more.
+    cost = step_cost(shape, depth, ratio, is_stored=is_stored) + has_reference * head_cost(shape, ratio)
+    train_s = speed.once_s + ahead.num_tokens * per_cost * cost + ahead.num_steps * speed.optim_s
     evals = min(config.evals, ahead.num_steps)
     per_score = 1 / score_cost(shape, speed.depth, ratio, is_stored=speed.has_stored) / speed.score_tokens_per_s
     dev_s = (evals + 1) * ahead.dev_tokens * per_score * score_cost(shape, depth, ratio, is_stored=is_stored)
     if is_stored:  # every row once through the frozen layers
-        dev_s += ahead.row_tokens * per_score * score_cost(shape, shape.num_layers - depth, 0.0, is_stored=True)
-    compile_s = (ahead.num_widths + SCORED_SHARE * ahead.num_scored_widths) * speed.width_s
+        dev_s += ahead.reading.tokens * per_score * score_cost(shape, shape.num_layers - depth, 0.0, is_stored=True)
+    kinds = products(shape, config, ahead, depth=depth, trained_ratio=ratio, is_stored=is_stored)
+    compile_s = len(kinds) * speed.product_s
     return TuneEstimate(
         minutes=(train_s + dev_s + compile_s + evals * speed.save_s) / 60,
         memory=peak_memory(shape, config, ahead, speed.machine, trained_ratio=speed.trained_ratio),
@@ -152,35 +156,57 @@ def _estimate(
 
 
 def step_cost(shape: LlamaShape, depth: int, trained_ratio: float, *, is_stored: bool) -> float:
-    """Multiplications a token of one step: layers forward, the top `depth` also backward, the head thrice.
+    """Multiplications a token of one step: layers forward, the top `depth` also backward, the head both ways.
 
     Layers whose states are stored take none.
     """
     layer = sum(width_in * width_out for width_in, width_out in linear_widths(shape).values())
-    head = shape.vocab * shape.width * trained_ratio
     # 1.15: the low-rank parts, norms and attention of a backward layer cost more than those of a forward one.
-    return layer * ((depth if is_stored else shape.num_layers) + 1.15 * depth) + 2 * head
+    return layer * ((depth if is_stored else shape.num_layers) + 1.15 * depth) + 2 * head_cost(shape, trained_ratio)
 
 
 def score_cost(shape: LlamaShape, depth: int, trained_ratio: float, *, is_stored: bool) -> float:
     """Multiplications a token of one forward pass with its loss."""
     layer = sum(width_in * width_out for width_in, width_out in linear_widths(shape).values())
-    return layer * (depth if is_stored else shape.num_layers) + shape.vocab * shape.width * trained_ratio
+    return layer * (depth if is_stored else shape.num_layers) + head_cost(shape, trained_ratio)
 
 
-def normal_and_longest(rows: Sequence[RenderedRow], config: TuneConfig) -> tuple[list[RenderedRow], list[RenderedRow]]:
-    """Rows of a step of usual size, and of a step around the longest row.
+def head_cost(shape: LlamaShape, trained_ratio: float) -> float:
+    """Multiplications a token of the head, forward, where that share of the tokens is trained."""
+    return shape.vocab * shape.width * trained_ratio
+
+
+def normal_steps(rows: Sequence[RenderedRow], config: TuneConfig) -> list[list[RenderedRow]]:
+    """Rows of steps of usual size, `NUM_STEPS` of different rows where there are enough.
 
     Raises:
         DataError: no row within the limit.
     """
+    left, step_tokens = _kept(rows, config)
+    steps: list[list[RenderedRow]] = []
+    while left and len(steps) < NUM_STEPS:
+        steps.append(_filled(left, step_tokens))
+        left = left[len(steps[-1]) :]
+    return steps
+
+
+def longest_step(rows: Sequence[RenderedRow], config: TuneConfig) -> list[RenderedRow]:
+    """Rows of a step around the longest.
+
+    Raises:
+        DataError: no row within the limit.
+    """
+    kept, step_tokens = _kept(rows, config)
+    return _filled([max(kept, key=lambda row: len(row.tokens)), *kept], step_tokens)
+
+
+def _kept(rows: Sequence[RenderedRow], config: TuneConfig) -> tuple[list[RenderedRow], int]:
+    """The rows within the limit, and the tokens of a step of them."""
     kept = [row for row in rows if len(row.tokens) <= config.max_row_tokens]
     if not kept:
         raise DataError(f"measure_speed: 0 of {len(rows)} rows have at most {config.max_row_tokens} tokens.")
     num_tokens = round((config.passes or DEFAULT_PASSES) * sum(len(row.tokens) for row in kept))
-    step_tokens = step_tokens_of(config, num_tokens)
-    longest = max(kept, key=lambda row: len(row.tokens))
-    return _filled(kept, step_tokens), _filled([longest, *kept], step_tokens)
+    return kept, step_tokens_of(config, num_tokens)
 
 
 def _filled(rows: Sequence[RenderedRow], step_tokens: int) -> list[RenderedRow]:
@@ -204,37 +230,55 @@ def measure_speed(
         DataError: no row within the limit.
     """
     started = time.perf_counter()
-    normal, longest = normal_and_longest(rows, config)
+    steps = normal_steps(rows, config)
     trainer = trainer_of(handle)
-    first = forward_backward(handle, make_batch(longest), Linear()).result()
-    batch = make_batch(normal)
+    longest = forward_backward(handle, make_batch(longest_step(rows, config)), Linear()).result()
     # The first step of a shape compiles its products, which a run does once a shape: told apart from the rest.
-    cold, *warm = [forward_backward(handle, batch, Linear()).result() for _ in range(3)]
+    _, *cold = [forward_backward(handle, make_batch(step), Linear()).result() for step in steps]
+    warm = [forward_backward(handle, make_batch(step), Linear()).result() for step in steps]
     trainer.verbs.submit(trainer.discard).result()
+    batch = make_batch(steps[0])
     logprobs(handle, batch).result()
     start = time.perf_counter()
     logprobs(handle, batch).result()
     score_s = time.perf_counter() - start
-    train_s = sum(stats.seconds for stats in warm) / len(warm)
-    lengths = [len(row.tokens) for row in normal]
-    one = look_ahead(lengths, [], config=_whole(config), threads=handle.threads)
+    num_tokens, num_trained = sum(step.num_tokens for step in warm), sum(step.num_trained for step in warm)
+    ratio = num_trained / num_tokens
+    known = products_of([longest_step(rows, config), steps[0]], config, handle, trained_ratio=ratio)
+    new = products_of(steps, config, handle, trained_ratio=ratio) - known
+    longer_s = sum(step.seconds for step in cold) - sum(step.seconds for step in warm[1:])
     trained = handle.require_trained("measure_speed")
     return Speed(
-        train_tokens_per_s=cold.num_tokens / train_s,
-        score_tokens_per_s=cold.num_tokens / score_s,
+        train_tokens_per_s=num_tokens / sum(step.seconds for step in warm),
+        score_tokens_per_s=warm[0].num_tokens / score_s,
         depth=handle.shape.num_layers - trained.first_layer,
-        trained_ratio=cold.num_trained / cold.num_tokens,
+        trained_ratio=ratio,
         threads=handle.threads,
         product_bytes=handle.dtype.itemsize,
         seconds=time.perf_counter() - started,
         runtime_gib=runtime_gib,
         file_bytes=sum(path.stat().st_size for path in weight_paths(handle.base_dir)),
         has_stored=trainer.form.trunk is not None,
-        width_s=max(0.0, cold.seconds - train_s) / one.num_widths,
-        longest_step_s=first.seconds,
+        product_s=max(0.0, longer_s) / len(new) if new else 0.0,
+        longest_step_s=longest.seconds,
     )
 
 
-def _whole(config: TuneConfig) -> TuneConfig:
-    """The settings under which any rows are one step of one pass."""
-    return TuneConfig(max_row_tokens=config.max_row_tokens, passes=1.0, step_tokens=10**9)
+def products_of(
+    steps: Sequence[Sequence[RenderedRow]], config: TuneConfig, handle: Handle, *, trained_ratio: float
+) -> frozenset[Product]:
+    """Products of these steps, of which `config` says what trains."""
+    found: frozenset[Product] = frozenset()
+    first_layer = handle.require_trained("measure_speed").first_layer
+    for step in steps:
+        one = TuneConfig(max_row_tokens=config.max_row_tokens, passes=1.0, step_tokens=10**9)
+        ahead = look_ahead([len(row.tokens) for row in step], [], config=one, threads=handle.threads)
+        found |= products(
+            handle.shape,
+            config,
+            ahead,
+            depth=handle.shape.num_layers - first_layer,
+            trained_ratio=trained_ratio,
+            is_stored=trainer_of(handle).form.trunk is not None,
+        )
+    return found

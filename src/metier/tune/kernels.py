@@ -2,7 +2,7 @@
 
 Counted by the shapes themselves, as oneDNN tells them apart, so that two layers of one size count once.
 
-    >>> num_products(shape, config, ahead, depth=2, trained_ratio=0.4, is_stored=False)  # doctest: +SKIP
+    >>> len(products(shape, config, ahead, depth=2, trained_ratio=0.4, is_stored=False))  # doctest: +SKIP
     391
 """
 
@@ -13,31 +13,38 @@ from collections.abc import Iterator
 from metier.core.tune_config import TuneConfig
 from metier.engine.attention import QUERY_BLOCK
 from metier.engine.batch import TOKEN_MULTIPLE
-from metier.engine.head import CHUNK
+from metier.engine.head import CHUNK, TRAINED_CHUNK
 from metier.engine.products import GROUPS
+from metier.engine.trunk import bin_tokens
 from metier.engine.weights import LlamaShape, linear_widths
 from metier.tune.steps_ahead import StepsAhead
 
-__all__ = ["num_products"]
+__all__ = ["Product", "products", "trains_head"]
 
 Product = tuple[str, int, int, int]
 """What it is for, rows, the width that is summed over, columns."""
 
 
-def num_products(
+def products(
     shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, depth: int, trained_ratio: float, is_stored: bool
-) -> int:
+) -> frozenset[Product]:
     """Different products of a run whose top `depth` layers train."""
     found: set[Product] = set()
     for widths, trains in ((ahead.widths, True), (ahead.scored_widths, False)):
         for n in widths:
             m = -(-round(trained_ratio * n) // TOKEN_MULTIPLE) * TOKEN_MULTIPLE
             found |= set(_of_layers(shape, config, n, m, depth=depth, trains=trains, is_stored=is_stored))
-            found |= set(_of_head(shape, m, trains=trains))
+            has_gradient = trains and config.method == "full" and trains_head(shape, depth=depth)
+            found |= set(_of_head(shape, m, trains=trains, has_gradient=has_gradient))
+    if is_stored:
+        for n in map(bin_tokens, ahead.stored_lengths):
+            for group in GROUPS:
+                found |= set(_of_group(shape, config, group, n, adapted=False, trains=False))
+        found |= {each for length in ahead.stored_lengths for each in _of_attention(shape, 1, length, trains=False)}
     for groups, trains in ((ahead.groups, True), (ahead.scored_groups, False)):
         for rows, length in groups:
             found |= set(_of_attention(shape, rows, length, trains=trains))
-    return len(found)
+    return frozenset(found)
 
 
 def _of_layers(
@@ -45,7 +52,7 @@ def _of_layers(
 ) -> Iterator[Product]:
     """Of a micro-batch of `n` tokens, `m` of them trained: the top layer computes only these after its keys."""
     has_more = depth > 1
-    if depth < shape.num_layers and not (trains and is_stored):
+    if depth < shape.num_layers and not is_stored:
         yield from (
             product for group in GROUPS for product in _of_group(shape, config, group, n, adapted=False, trains=False)
         )
@@ -80,12 +87,20 @@ def _of_group(
         yield "outer", low, rows, width
 
 
-def _of_head(shape: LlamaShape, m: int, *, trains: bool) -> Iterator[Product]:
+def trains_head(shape: LlamaShape, *, depth: int) -> bool:
+    """Whether full tuning of the top `depth` layers trains the head: not where it shares frozen embeddings."""
+    return depth == shape.num_layers or not shape.tied_head
+
+
+def _of_head(shape: LlamaShape, m: int, *, trains: bool, has_gradient: bool) -> Iterator[Product]:
     """Of the chunks of `m` trained tokens."""
-    for rows in {min(m, CHUNK), m % CHUNK} - {0}:
+    chunk = TRAINED_CHUNK if has_gradient else CHUNK
+    for rows in {min(m, chunk), m % chunk} - {0}:
         yield "forward", rows, shape.width, shape.vocab
         if trains:
             yield "back", rows, shape.vocab, shape.width
+        if has_gradient:
+            yield "outer", shape.vocab, rows, shape.width
 
 
 def _of_attention(shape: LlamaShape, rows: int, length: int, *, trains: bool) -> Iterator[Product]:

@@ -20,10 +20,12 @@ import torch
 from metier.core.tune_config import TuneConfig
 from metier.engine.attention import QUERY_BLOCK
 from metier.engine.cuda import CONTEXT_GIB
-from metier.engine.head import CHUNK
+from metier.engine.head import CHUNK, TRAINED_CHUNK
 from metier.engine.products import GROUPS
+from metier.engine.trunk import bin_tokens
 from metier.engine.weights import LlamaShape, linear_widths
-from metier.tune.kernels import num_products
+from metier.tune.kernels import products, trains_head
+from metier.tune.schedule import MIN_READS
 from metier.tune.steps_ahead import StepsAhead
 
 __all__ = ["Machine", "MemoryParts", "available_gib", "peak_memory", "resident_gib", "runtime_gib"]
@@ -37,9 +39,6 @@ PADDED = 1.1
 """Places of attention over tokens: rows of a group are padded to its longest (measured, 1.02 to 1.2)."""
 ADAPTER_BYTES = 12
 """Bytes a value of an adapter takes beside masters, moments and gradients: drawn, scaled and exported in fp32."""
-FULL_BF16_BYTES = 12
-"""Bytes a trained weight takes beside them in bf16: read in fp32, rounded for the products, written (measured on one
-base: 32 bytes a weight in bf16 with two workers, 20 in fp32)."""
 QUANTISED_BYTES = 0.55
 """Bytes of a 4-bit weight with its scales, .5 to .6."""
 MOMENT_BYTES = {"adamw": 4.0, "adamw8bit": 1 + 4 / 256}
@@ -126,13 +125,13 @@ def _peak_of_one(
         laying_out = 0.0
     trained = trained_bytes(shape, config, depth=depth, workers=workers, product_bytes=p)
     activations = training * _activations(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
-    activations += (workers - training) * _scoring(shape, config, ahead, p=p, num_tokens=ahead.scored_tokens)
-    head = workers * CHUNK * shape.vocab * (4 if p == 4 else 4 + p)
+    activations += (workers - training) * _scoring(shape, config, ahead, p=p)
+    head = workers * _head_bytes(shape, config, ahead, depth=depth, p=p, trained_ratio=trained_ratio)
     stored = stored_bytes(shape, config, ahead) if on_cpu else 0
     kernels = 0.0
     if machine.compiles and on_cpu and p < 4:
-        num = num_products(shape, config, ahead, depth=depth, trained_ratio=trained_ratio, is_stored=stored > 0)
-        kernels = min(workers * MAX_KERNELS, num) * KERNEL_BYTES
+        kinds = products(shape, config, ahead, depth=depth, trained_ratio=trained_ratio, is_stored=stored > 0)
+        kernels = min(workers * MAX_KERNELS, len(kinds)) * KERNEL_BYTES
     running = trained + activations + head + kernels
     return MemoryParts(
         runtime=machine.runtime_gib if on_cpu else CONTEXT_GIB,
@@ -146,10 +145,10 @@ def _peak_of_one(
 
 
 def stored_bytes(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead) -> int:
-    """Bytes of the states that enter the lowest trained layer, bf16; 0 where all layers train or they are too large."""
-    if not config.depth or config.depth >= shape.num_layers:
+    """Bytes of the states that enter the lowest trained layer, bf16; 0 where `arrange` stores none."""
+    if not config.depth or config.depth >= shape.num_layers or ahead.reading.mean < MIN_READS:
         return 0
-    wanted = 2 * shape.width * ahead.row_tokens
+    wanted = 2 * shape.width * ahead.reading.tokens
     return wanted if wanted <= config.trunk_gib * GIB else 0
 
 
@@ -191,13 +190,24 @@ def trained_bytes(shape: LlamaShape, config: TuneConfig, *, depth: int, workers:
     values = num_trained(shape, config, depth=depth)
     kept = 4 + 2 * MOMENT_BYTES[config.optimizer] + 4 * workers
     if config.method == "full":
-        return values * (kept + (FULL_BF16_BYTES if product_bytes < 4 else 0))
+        # In bf16 the product that is a matrix's gradient has memory of its own before it is added in fp32.
+        largest = max(2 * shape.ff_width, shape.vocab * trains_head(shape, depth=depth)) * shape.width
+        return values * kept + (workers * product_bytes * largest if product_bytes < 4 else 0)
     widths = linear_widths(shape)
     # B of products that share an input lies in one block-diagonal matrix: thrice for q, k, v, twice for gate, up.
     qkv = sum(widths[name][1] for name in ("q_proj", "k_proj", "v_proj"))
     copies = 3 * widths["q_proj"][0] + 3 * qkv + sum(widths["o_proj"]) + sum(widths["down_proj"])
     copies += 2 * widths["gate_proj"][0] + 4 * widths["gate_proj"][1]
     return values * (kept + ADAPTER_BYTES) + depth * config.rank * copies * product_bytes
+
+
+def _head_bytes(
+    shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, depth: int, p: int, trained_ratio: float
+) -> float:
+    """Bytes of one worker's logits, of one chunk of trained tokens at a time."""
+    trains = config.method == "full" and trains_head(shape, depth=depth)
+    trained = round(max(ahead.micro_tokens, ahead.scored_tokens) * trained_ratio)
+    return min(max(1, trained), TRAINED_CHUNK if trains else CHUNK) * shape.vocab * (4 if p == 4 else 4 + p)
 
 
 def _activations(
@@ -218,25 +228,37 @@ def _activations(
     if config.checkpointing == "on":  # the input of every block, and one block at a time
         kept = depth * n * 4 * d + n * (before + after)
     below = n * _layer_bytes(shape, config, p, adapted=False) if depth < shape.num_layers else 0.0
-    scored = ahead.scored_tokens * _layer_bytes(shape, config, p, adapted=True)
+    forward_only = _only_forward(shape, config, ahead)
+    scored = forward_only * _layer_bytes(shape, config, p, adapted=True)
     # Names of layers that keep nothing are shared by training and scoring: the larger counts.
     below = max(below, scored)
     # What passes through once: gradients of each stage, rotary and norms in fp32, logits' input.
     passing = n * (p * (3 * d + 4 * turned + 4 * f + 5 * q + 2 * kv + 3 * rank) + 4 * (5 * d + 2 * (q + kv)))
-    passing += max(0, ahead.scored_tokens - n) * _through_bytes(shape, p)
+    passing += max(0, forward_only - n) * _through_bytes(shape, p)
     passing += m * (4 * 2 * d + 2 * p * d) + p * 3 * rank * (max(d, f) + max(turned, 2 * f, d))
-    attention = max(3 * _block_bytes(shape, ahead, p, n), _block_bytes(shape, ahead, p, ahead.scored_tokens))
+    attention = max(3 * _block_bytes(shape, ahead, p, n), _block_bytes(shape, ahead, p, forward_only))
     rounding = depth * NAMES_A_LAYER * ROUNDING * (p + 4) / 2
-    rounding += _by_length(shape, ahead, p)
+    rounding += _by_length(shape, config, ahead, p)
     if shape.has_head_norm:  # queries and keys before their norm
         kept += depth * n * p * (q + kv)
     return kept + below + passing + attention + rounding
 
 
-def _scoring(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, p: int, num_tokens: int) -> float:
+def _scoring(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, p: int) -> float:
     """Bytes of a worker that never trains."""
+    num_tokens = _only_forward(shape, config, ahead)
     tokens = num_tokens * (_layer_bytes(shape, config, p, adapted=True) + _through_bytes(shape, p))
-    return tokens + _block_bytes(shape, ahead, p, num_tokens) + _by_length(shape, ahead, p)
+    return tokens + _block_bytes(shape, ahead, p, num_tokens) + _by_length(shape, config, ahead, p)
+
+
+def _only_forward(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead) -> int:
+    """Most tokens of a micro-batch that goes forward only: one that is scored, or whose states are stored."""
+    is_stored = stored_bytes(shape, config, ahead) > 0
+    return (
+        max(ahead.scored_tokens, *(bin_tokens(length) for length in ahead.stored_lengths))
+        if is_stored
+        else ahead.scored_tokens
+    )
 
 
 def _layer_bytes(shape: LlamaShape, config: TuneConfig, p: int, *, adapted: bool) -> float:
@@ -258,10 +280,11 @@ def _block_bytes(shape: LlamaShape, ahead: StepsAhead, p: int, num_tokens: int) 
     return p * rows * shape.num_heads * min(ahead.longest_row, QUERY_BLOCK) * ahead.longest_row
 
 
-def _by_length(shape: LlamaShape, ahead: StepsAhead, p: int) -> int:
+def _by_length(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, p: int) -> int:
     """Bytes of masks and rotary tables a worker keeps for every length of rows."""
     total = 0
-    for length in {length for _, length in ahead.groups | ahead.scored_groups}:
+    stored = ahead.stored_lengths if stored_bytes(shape, config, ahead) else frozenset()
+    for length in stored.union(length for _, length in ahead.groups | ahead.scored_groups):
         blocks = [(start, min(start + QUERY_BLOCK, length)) for start in range(0, length, QUERY_BLOCK)]
         total += p * sum((stop - start) * stop for start, stop in blocks) + 6 * length * shape.head_width
     return total

@@ -40,11 +40,12 @@ from metier.engine.form import Execution
 from metier.engine.load import DtypeName, Place
 from metier.tune.arrange import RunRows, arrange
 from metier.tune.begun import dtype_setting
-from metier.tune.estimate import Speed, measure_speed, normal_and_longest
+from metier.tune.estimate import Speed, longest_step, measure_speed, normal_steps, products_of
 from metier.tune.form import load_trainee, place_of
 from metier.tune.memory import runtime_gib
 from metier.tune.result import Options
 from metier.tune.schedule import default_lr
+from metier.tune.steps_ahead import look_ahead
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
@@ -108,22 +109,24 @@ def rehearse(
     runtime = runtime_gib()
     handle, load_s = _loaded(base, config, seed=seed, threads=threads)
     try:
-        normal_rows, longest_rows = normal_and_longest(train, config)
-        scored = _scored(dev, config)
-        used = RunRows(all=[*longest_rows, *normal_rows, *scored], first_step=normal_rows)
+        used = _used(train, dev, config)
         execution = _arranged(handle, used, config, work_dir, resumed=False)
         speed = measure_speed(handle, train, config, runtime_gib=runtime)
-        dev_s = _score(handle, scored)
-        normal, longest = make_batch(normal_rows), make_batch(longest_rows)
+        dev_s = _score(handle, _scored(dev, config))
+        normal, longest = make_batch(used.first_step), make_batch(longest_step(train, config))
         lr = config.lr or default_lr(handle.shape.width, method=config.method, num_steps=100, rank=config.rank)
-        optim_s = _step(handle, longest, lr)
+        _, optim_s = _step(handle, longest, lr)
         save_s = _save(handle, work_dir)
         _step(handle, normal, lr)
         wanted = handle.fingerprint
         close(handle)
         begun = replace(config, product_dtype=dtype_setting(execution.product_dtype.name))
-        handle, resume_s = _resumed(base, begun, used, lr=lr, work_dir=work_dir, seed=seed + 1, threads=threads)
+        handle, resume_s, first_s = _resumed(
+            base, begun, used, lr=lr, work_dir=work_dir, seed=seed + 1, threads=threads
+        )
         _require_same(handle.fingerprint, wanted)
+        kinds = products_of([used.first_step], config, handle, trained_ratio=speed.trained_ratio)
+        once_s = first_s - normal.num_tokens / speed.train_tokens_per_s - len(kinds) * speed.product_s
         close(handle)
         replies, decode_s = _replies(base, work_dir / "tuned", prompts, like=handle, place=place_of(config))
         parts = (work_dir / "state", work_dir / "tuned")
@@ -132,7 +135,7 @@ def rehearse(
         close(handle)
         shutil.rmtree(work_dir, ignore_errors=True)
     return Rehearsal(
-        speed=replace(speed, save_s=save_s, optim_s=optim_s),
+        speed=replace(speed, save_s=save_s, optim_s=optim_s, once_s=max(0.0, once_s)),
         execution=execution,
         load_s=load_s,
         dev_s=dev_s,
@@ -145,6 +148,15 @@ def rehearse(
     )
 
 
+def _used(train: Sequence[RenderedRow], dev: Sequence[RenderedRow], config: TuneConfig) -> RunRows:
+    """The rows of the rehearsal, read as often as the run will read its own."""
+    lengths, dev_lengths = ([len(row.tokens) for row in part] for part in (train, dev))
+    mean_reads = look_ahead(lengths, dev_lengths, config=config, threads=1).reading.mean
+    steps = normal_steps(train, config)
+    rows = [*longest_step(train, config), *(row for step in steps for row in step), *_scored(dev, config)]
+    return RunRows(all=rows, read=rows, mean_reads=mean_reads, first_step=steps[0])
+
+
 def _loaded(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: int | None) -> tuple[Handle, float]:
     """What trains, and the seconds it took to load."""
     start = time.perf_counter()
@@ -152,10 +164,10 @@ def _loaded(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: i
     return handle, time.perf_counter() - start
 
 
-def _step(handle: Handle, batch: Batch, lr: float) -> float:
-    """One whole step; the seconds of the optimizer alone."""
-    forward_backward(handle, batch, Linear()).result()
-    return optim_step(handle, lr=lr).result().seconds
+def _step(handle: Handle, batch: Batch, lr: float) -> tuple[float, float]:
+    """One whole step; its seconds up to the gradient, and those of the optimizer."""
+    computed = forward_backward(handle, batch, Linear()).result()
+    return computed.seconds, optim_step(handle, lr=lr).result().seconds
 
 
 def _scored(dev: Sequence[RenderedRow], config: TuneConfig) -> list[RenderedRow]:
@@ -207,8 +219,8 @@ def _resumed(
     work_dir: Path,
     seed: int,
     threads: int | None,
-) -> tuple[Handle, float]:
-    """A fresh handle after checkpoint and next step, and the seconds both took.
+) -> tuple[Handle, float, float]:
+    """A fresh handle after checkpoint and next step, the seconds both took, and those of the step up to its gradient.
 
     Drawn from another seed than the first: what the checkpoint does not bring back would show.
     """
@@ -216,8 +228,8 @@ def _resumed(
     handle, _ = _loaded(base, config, seed=seed, threads=threads)
     _arranged(handle, used, config, work_dir, resumed=True)
     load_state(handle, work_dir / "state")
-    _step(handle, make_batch(used.first_step), lr)
-    return handle, time.perf_counter() - start
+    first_s, _ = _step(handle, make_batch(used.first_step), lr)
+    return handle, time.perf_counter() - start, first_s
 
 
 def _require_same(resumed: str, wanted: str) -> None:

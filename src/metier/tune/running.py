@@ -42,7 +42,7 @@ from metier.tune.examples import Examples
 from metier.tune.form import load_trainee
 from metier.tune.metrics import Metrics
 from metier.tune.result import Options, Progress, TuneResult
-from metier.tune.schedule import eval_steps, is_spent, lr_at, run_steps, step_tokens_of
+from metier.tune.schedule import eval_steps, is_spent, lr_at, reading, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
@@ -51,7 +51,7 @@ __all__ = ["Objective", "planned_steps", "require_objective", "result_in", "run_
 
 log = logging.getLogger(__name__)
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 CHECKPOINT_SECONDS = 60.0
 """Longest time a killed run loses, beside the checkpoint at every dev score."""
 
@@ -61,6 +61,8 @@ class Objective(Protocol):
 
     train: Examples
     dev: Examples
+    has_reference: bool
+    """Whether `prepare` scores all of them once."""
 
     def default_lr(self, width: int, *, num_steps: int) -> float:
         """Peak learning rate where the settings name none."""
@@ -100,6 +102,20 @@ def planned_steps(train: Examples, config: TuneConfig, *, seed: int) -> tuple[Tu
     lengths = [sum(len(row.tokens) for row in example) for example in train]
     config = replace(config, step_tokens=step_tokens_of(config, round(config.passes * sum(lengths))))
     return config, run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
+
+
+def run_rows(objective: Objective, steps: list[list[int]], config: TuneConfig) -> RunRows:
+    """The rows of a run, and where they are used."""
+    train, dev = objective.train, objective.dev
+    lengths, dev_lengths = ([sum(len(row.tokens) for row in example) for example in part] for part in (train, dev))
+    found = reading(lengths, dev_lengths, steps=steps, evals=config.evals, has_reference=objective.has_reference)
+    dev_rows = [row for example in dev for row in example]
+    return RunRows(
+        all=[row for example in train for row in example] + dev_rows,
+        read=[row for i in found.train for row in train[i]] + dev_rows,
+        mean_reads=found.mean,
+        first_step=[row for i in steps[0] for row in train[i]],
+    )
 
 
 def run_objective(
@@ -199,11 +215,9 @@ class _Run:
                 fresh_dir(self.out_dir)
         self.ranks.wait()
         began = time.monotonic()
-        rows = [row for part in (self.objective.train, self.objective.dev) for example in part for row in example]
-        first_step = [row for i in self.steps[0] for row in self.objective.train[i]]
         self.execution = arrange(
             self.handle,
-            RunRows(all=rows, first_step=first_step),
+            run_rows(self.objective, self.steps, self.config),
             self.config,
             out_dir=self.out_dir,
             resumed=resumed,
@@ -289,14 +303,15 @@ class _Run:
         self.dev_curve.append((step, dev_loss))
         log.info("step %d of %d: dev loss %.4f nats", step, len(self.steps), dev_loss)
         if not self.best or dev_loss < self.best["dev_loss"]:
-            self._refuse_unchanged(step)
-            self.ranks.require_same(self.handle.fingerprint, what=f"step {step}: what was tuned")
+            fingerprint = self.handle.fingerprint
+            self._refuse_unchanged(step, fingerprint)
+            self.ranks.require_same(fingerprint, what=f"step {step}: what was tuned")
             if self.ranks.is_first:
                 write = export_model if self.config.method == "full" else export_adapter
                 write(self.handle, self.tuned_dir)
-            self.best = {"step": step, "dev_loss": dev_loss, "fingerprint": self.handle.fingerprint}
+            self.best = {"step": step, "dev_loss": dev_loss, "fingerprint": fingerprint}
 
-    def _refuse_unchanged(self, step: int) -> None:
+    def _refuse_unchanged(self, step: int, fingerprint: str) -> None:
         """Raise `ModelError` where what was tuned is the base under another name, or what the run started from."""
         if changes_nothing(self.handle):
             is_full = self.handle.full is not None
@@ -305,7 +320,7 @@ class _Run:
                 f"step {step}: {what}; the tuned model would be the base. Check tune.lr and that rows have trained "
                 "tokens."
             )
-        if self.handle.fingerprint == self.start:
+        if fingerprint == self.start:
             raise ModelError(
                 f"step {step}: what was tuned is still what the run started from; raise the learning rate."
             )

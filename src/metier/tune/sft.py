@@ -86,6 +86,8 @@ def rule_lr(train: Sequence[RenderedRow], config: TuneConfig, *, width: int, see
 class Likelihood:
     """The objective: make the trained tokens of every row likely."""
 
+    has_reference = False
+
     def __init__(self, train: Examples, dev: Examples, *, method: str, rank: int = 1) -> None:
         self.train, self.dev, self.method, self.rank = train, dev, method, rank
         self.dev_batch = make_batch([row for example in dev for row in example])

@@ -14,7 +14,7 @@ from metier.core.tune_config import TuneConfig
 from metier.engine.batch import LENGTH_MULTIPLE, TOKEN_MULTIPLE, group_sizes, split_rows
 from metier.engine.compact import GPU_MICRO_TOKENS, MICRO_TOKENS
 from metier.engine.loop import MIN_WORKER_TOKENS
-from metier.tune.schedule import DEFAULT_PASSES, run_steps, step_tokens_of
+from metier.tune.schedule import DEFAULT_PASSES, Reading, reading, run_steps, step_tokens_of
 
 __all__ = ["Lengths", "StepsAhead", "look_ahead"]
 
@@ -27,8 +27,8 @@ class StepsAhead:
     num_tokens: int
     """Real tokens over all passes."""
     dev_tokens: int
-    row_tokens: int
-    """Tokens of all train and dev rows, each once."""
+    reading: Reading
+    """Which rows are read, and how often."""
     workers: int
     """Most micro-batches that are trained at once."""
     scoring_workers: int
@@ -42,6 +42,8 @@ class StepsAhead:
     """Sizes of trained micro-batches: products are compiled for each."""
     scored_widths: frozenset[int]
     """Sizes of micro-batches that are only scored; a trained one may have the same."""
+    stored_lengths: frozenset[int]
+    """Padded lengths of the rows that are read: for stored states, attention computes one at a time."""
     groups: frozenset[tuple[int, int]]
     """(rows, padded length) of what attention computes at once in training."""
     scored_groups: frozenset[tuple[int, int]]
@@ -63,11 +65,11 @@ Lengths = Sequence[int] | Sequence[tuple[int, int]]
 
 
 def look_ahead(
-    train: Lengths, dev: Lengths, *, config: TuneConfig, threads: int, seed: int = 0, scores_train: bool = False
+    train: Lengths, dev: Lengths, *, config: TuneConfig, threads: int, seed: int = 0, has_reference: bool = False
 ) -> StepsAhead:
     """Cut examples of these lengths into the steps of a run; those over the limit are left out, as the run does.
 
-    `scores_train`: the train rows go forward alone as well, for a reference or for stored states.
+    `has_reference`: the train rows go forward alone as well, once.
     """
     kept, kept_dev = (_within(lengths, config.max_row_tokens) for lengths in (train, dev))
     passes = config.passes or DEFAULT_PASSES
@@ -77,15 +79,19 @@ def look_ahead(
     # A device takes one batch at a time, and wide ones.
     cut = (config.processes, GPU_MICRO_TOKENS) if config.device == "cuda" else (threads, MICRO_TOKENS)
     shares = [_share([kept[i] for i in examples], cut) for examples in steps]
-    scored_shares = [_share(part, cut) for part in (kept_dev, kept if scores_train else []) if part]
+    scored_shares = [_share(part, cut) for part in (kept_dev, kept if has_reference else []) if part]
     scored = [micro for share in scored_shares for micro in share]
     trained = [micro for share in shares for micro in share]
+    dev_sums = list(map(sum, kept_dev))
+    read = reading(sums, dev_sums, steps=steps, evals=config.evals, has_reference=has_reference)
+    read_lengths = {length for example in (*(kept[i] for i in read.train), *kept_dev) for length in example}
     widths, scored_widths = (frozenset(map(_width, micros)) for micros in (trained, scored))
     return StepsAhead(
         num_steps=len(steps),
         num_tokens=sum(sums[i] for examples in steps for i in examples),
-        dev_tokens=sum(map(sum, kept_dev)),
-        row_tokens=sum(map(sum, (*kept, *kept_dev))),
+        dev_tokens=sum(dev_sums),
+        reading=read,
+        stored_lengths=frozenset(_filled(max(1, length - 1), LENGTH_MULTIPLE) for length in read_lengths),
         workers=max([1, *(min(cut[0], len(share)) for share in shares)]),
         scoring_workers=max([1, *(min(cut[0], len(share)) for share in scored_shares)]),
         micro_tokens=max(widths, default=0),
