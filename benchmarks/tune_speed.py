@@ -5,8 +5,8 @@
 Sides, each in a process of its own: `metier`; `trl_defaults`, the pinned TRL's SFTConfig untouched except report_to,
 use_cpu, seed and completion_only_loss (and where it writes); `trl_nockpt`, the same with gradient checkpointing off;
 `trl_best`, the fastest of a listed grid (batch 2 to 16 rows, length grouping, padding-free, checkpointing, adapter
-dtype, autocast), searched for on this machine first. After a warm-up the sides take turns of 16 rows, so a busy
-neighbour hurts all of them; only real tokens count, padding does not. Figures are medians over turns.
+dtype, autocast), searched for on this machine first. After a warm-up this loop and one peer take turns of 16 rows, so a
+busy neighbour hurts both; only real tokens count, padding does not. Figures are medians over turns.
 
 Accuracy: loss and gradient of one batch in fp32 (which must agree) and with bf16 products, each against TRL's fp32
 gradient; and the dev loss after one pass with the same learning rate, adapter and order on both sides, over seeds.
@@ -151,23 +151,25 @@ def search_best(job: Job, lengths: list[int], trained: list[int], *, quick: bool
     return replace(around[fastest], name="trl_best"), tried
 
 
-def compare_speed(job: Job, sides: list[Side], *, turns: int, lengths: list[int], trained: list[int]) -> dict[str, Any]:
-    """Speed and memory of every side, timed in turns after one warm-up turn each."""
-    running = {side.name: Running(job, side, lengths, trained) for side in sides}
-    found: dict[str, Turns] = {name: [] for name in running}
-    for turn in range(turns + 1):
-        for name, one in running.items():
-            result = one.turn()
+def compare_speed(
+    job: Job, peers: list[Side], *, turns: int, lengths: list[int], trained: list[int]
+) -> dict[str, Any]:  # Any: figures by name
+    """Speed and memory of this loop beside each peer, timed in turns after one warm-up turn each.
+
+    Two sides are in memory at a time: all of them do not fit 24 GB, and what is short of memory is slow.
+    """
+    found: dict[str, Turns] = {METIER.name: []}
+    ratios: dict[str, list[float]] = {}
+    for peer in peers:
+        pair = [Running(job, side, lengths, trained) for side in (METIER, peer)]
+        for turn in range(turns + 1):
+            mine, theirs = (one.turn() for one in pair)
             if turn:
-                found[name].append(result)
-    for one in running.values():
-        one.close()
-    mine = [turn["tokens_per_s"] for turn in found["metier"]]
-    ratios = {
-        f"ratio_vs_{name}": [a / b["tokens_per_s"] for a, b in zip(mine, found[name], strict=True)]
-        for name in found
-        if name != "metier"
-    }
+                found[METIER.name].append(mine)
+                found.setdefault(peer.name, []).append(theirs)
+                ratios.setdefault(f"ratio_vs_{peer.name}", []).append(mine["tokens_per_s"] / theirs["tokens_per_s"])
+        for one in pair:
+            one.close()
     peak = {name: max(turn["peak_gib"] for turn in values) for name, values in found.items()}
     return {
         "num_turns": turns,
@@ -262,8 +264,8 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         }
         best, tried = search_best(job, lengths, trained, quick=args.quick)
         result |= {"trl_best": asdict(best), "trl_tried": tried}
-        sides = [METIER, DEFAULTS, WITHOUT_CHECKPOINTING, best]
-        result |= compare_speed(job, sides, turns=args.turns, lengths=lengths, trained=trained)
+        peers = [DEFAULTS, WITHOUT_CHECKPOINTING, best]
+        result |= compare_speed(job, peers, turns=args.turns, lengths=lengths, trained=trained)
         result |= compare_gradients(job)
         result |= compare_passes(job, best, seeds=args.seeds, num_rows=pass_rows, num_dev=dev_rows)
     return result

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from metier.core.errors import ModelError
-from metier.engine import batch, close, load, loop, ranks, state
+from metier.engine import batch, close, load, loop, ranks, state, trunk
 from metier.render import Renderer, check_invariants
 from metier.tune import Options, running, tune
-from tests.engine import test_loop
+from tests.engine import test_loop, test_trunk
 from tests.engine.builders import pattern_rows, random_rows, tiny_base
 from tests.equivalence import test_training_equivalence as equivalence
 from tests.render.builders import row
@@ -92,6 +92,23 @@ def test_packed_rows_that_see_each_other(base_dir: Path, monkeypatch: PatchIt) -
 
     with caught_by(equivalence.test_packed_and_padded_rows_equal_rows_alone, base_dir):
         monkeypatch.setattr(batch, "_groups", as_one)
+
+
+def test_stored_states_in_products_of_any_size_and_attention_over_neighbours(
+    base_dir: Path, tmp_path: Path, monkeypatch: PatchIt
+) -> None:
+    def as_it_comes(*arguments: Any, **named: Any) -> Any:
+        return batch.micro_batch(*arguments, **{**named, "grouped": True, "fill_to": batch.TOKEN_MULTIPLE})
+
+    def states_hang_on_tokens_alone() -> None:
+        work_dir = tmp_path / str(len(list(tmp_path.iterdir())))
+        work_dir.mkdir()
+        test_trunk.test_a_rows_states_depend_on_its_tokens_alone_not_on_neighbours_place_or_threads(
+            "narrow", "bf16", base_dir, work_dir
+        )
+
+    with caught_by(states_hang_on_tokens_alone):
+        monkeypatch.setattr(trunk, "micro_batch", as_it_comes)
 
 
 def test_workers_whose_gradient_is_left_out(base_dir: Path, monkeypatch: PatchIt) -> None:

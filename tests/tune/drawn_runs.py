@@ -80,7 +80,8 @@ def methods() -> list[str]:
 def drawn(rng: np.random.Generator, *, num_layers: int = 0) -> dict[str, Any]:
     """One configuration: base, batch, length, rank, depth, method, objective, precision, stored states, rows.
 
-    `num_layers` is that of another base than one of `BASES`.
+    Runs of some seconds at least: nobody plans shorter ones, and a clock says little of them. `num_layers` is that of
+    another base than one of `BASES`.
     """
     name = str(rng.choice(list(BASES)))
     longest = int(rng.choice([120, 300, 800]))
@@ -94,7 +95,8 @@ def drawn(rng: np.random.Generator, *, num_layers: int = 0) -> dict[str, Any]:
     layers = num_layers or BASES[name]["num_layers"]
     config: dict[str, Any] = {
         "objective": objective, "method": method, "depth": int(rng.choice([0, layers // 2, 2])),
-        "passes": 1.0 if objective == "sft" else 0.0,  # pairs have passes of their own
+        # Pairs have passes of their own; rows that are read once are not stored.
+        "passes": float(rng.choice([1.0, 2.0])) if objective == "sft" else 0.0,
         "step_tokens": step_tokens, "evals": int(rng.integers(1, 3)), "patience": 0,
         "product_dtype": str(rng.choice(["bf16", "fp32"])), "trunk_gib": float(rng.choice([0.0, 4.0])),
     }  # fmt: skip

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from metier.core.errors import StoreError
-from metier.core.tune_config import TuneConfig
+from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.engine import AdapterSpec, close, load
+from metier.engine import trunk as trunk_module
+from metier.engine.batch import Batch
 from metier.engine.choose import choose_checkpointing, choose_layout, step_bytes
 from metier.engine.form import Choice, Form
 from metier.engine.loop import Trainer, trainer_of
 from metier.render import RenderedRow
-from metier.tune import Options, Progress, TuneResult, tune
+from metier.tune import Options, Progress, TuneResult, tune, tune_pairs
 from tests.engine.builders import VOCAB, pattern_rows, random_rows, tiny_base
+from tests.tune.test_dpo import pattern_pairs
 from tests.tune.test_recipe import files_of
 
 CONFIG = TuneConfig(rank=4, alpha=8.0, passes=2.0, step_tokens=128, evals=3, product_dtype="fp32", lr=0.02, depth=1)
@@ -83,16 +89,27 @@ def test_another_seed_and_fewer_rows_read_the_same_states(base_dir: Path, tmp_pa
     assert states.stat().st_size == size
 
 
-def test_only_rows_that_the_run_reads_are_stored(base_dir: Path, tmp_path: Path) -> None:
-    half = run(base_dir, tmp_path / "half" / "tune", replace(CONFIG, passes=0.5, evals=3))
-    whole = run(base_dir, tmp_path / "whole" / "tune")
-    assert 0 < half.execution.trunk_bytes < 0.75 * whole.execution.trunk_bytes
-    (states,) = (tmp_path / "half" / "trunk").glob("*/states-0.bin")
-    assert states.stat().st_size == half.execution.trunk_bytes
-    config = replace(CONFIG, passes=0.5, evals=3, trunk_gib=0.0)
-    without = run(base_dir, tmp_path / "without" / "tune", config)
-    losses, whole_losses = ([loss for _, loss in found.dev_curve] for found in (half, without))
-    assert losses == pytest.approx(whole_losses, abs=2e-3)
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_no_step_score_or_reference_computes_states_that_are_stored(
+    objective: str, base_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bins: list[int] = []
+    real = trunk_module.compute_states
+
+    def seen(batch: Batch, rows: Sequence[int], *arguments: Any, **named: Any) -> list[torch.Tensor]:
+        bins.append(len(rows))
+        return real(batch, rows, *arguments, **named)
+
+    monkeypatch.setattr(trunk_module, "compute_states", seen)
+    if objective == "sft":
+        run(base_dir, tmp_path / "tune")
+        rows = [*TRAIN, *DEV]
+    else:
+        config = replace(CONFIG, objective="dpo", passes=0.0, lr=0.0, dpo=DpoConfig(passes=1.0, lr=0.02))
+        train, dev = pattern_pairs(12, seed=1), pattern_pairs(4, seed=2)
+        tune_pairs(train, dev, config, base=base_dir, out_dir=tmp_path / "tune", seed=0, options=Options(threads=1))
+        rows = [row for pair in (*train, *dev) for row in pair.rows]
+    assert sum(bins) == len({tuple(row.tokens) for row in rows})
 
 
 def test_the_choices_are_told_before_the_start_and_stored_with_their_reasons(
@@ -121,7 +138,7 @@ def test_the_choices_are_told_before_the_start_and_stored_with_their_reasons(
         ({"depth": 0}, "none (all layers are adapted)"),
         ({"trunk_gib": 0.0}, "none (tune.trunk_gib is 0)"),
         ({"trunk_gib": 1e-6}, "over tune.trunk_gib"),
-        ({"passes": 1.0, "evals": 1}, "none (a row is read 1.21 times; it pays from 1.5)"),
+        ({"passes": 1.0, "evals": 3}, "none (a row is read 1.00 times; it pays from 1.4)"),
     ],
 )
 def test_a_run_without_stored_states_says_why(

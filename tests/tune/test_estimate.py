@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from metier.core.errors import DataError
-from metier.core.tune_config import DpoConfig, TuneConfig
+from metier.core.tune_config import DpoConfig, Method, TuneConfig
 from metier.engine import AdapterSpec, close, load, read_shape
 from metier.engine.cuda import CONTEXT_GIB
 from metier.tune import MemoryParts, Speed, estimate, estimate_pairs, measure_speed
-from metier.tune.kernels import products
+from metier.tune.estimate import seconds_of_product
+from metier.tune.kernels import products, stored_products
 from metier.tune.memory import base_weights, layer_weights, num_trained
 from metier.tune.schedule import run_steps
 from metier.tune.steps_ahead import look_ahead
@@ -42,7 +43,7 @@ def test_minutes_are_tokens_times_passes_over_speed(tmp_path: Path) -> None:
 def test_compiling_saving_and_the_optimizer_come_on_top(tmp_path: Path) -> None:
     shape = read_shape(tiny_base(tmp_path))
     config = TuneConfig(passes=2.0, evals=1, step_tokens=1000)
-    speed = replace(SPEED, product_s=0.01, once_s=1.5, optim_s=0.1, save_s=2.5)
+    speed = replace(SPEED, product_s=0.01, first_step_extra_s=1.5, optim_s=0.1, save_s=2.5)
     found = estimate(train_tokens=[100] * 600, dev_tokens=[100] * 40, shape=shape, config=config, speed=speed)
     ahead = look_ahead([100] * 600, [100] * 40, config=config, threads=2)
     # Steps of ten rows on two workers: one size of 495 tokens that are read, filled up to 512; dev in four of 990.
@@ -231,6 +232,51 @@ def test_products_are_counted_by_their_shapes(tmp_path: Path) -> None:
     assert counted(full, dev=(129,)) == counted(full) + 4 + 1 + 2
     # One layer trains, and no head: those below go forward through the same sizes.
     assert counted(full, depth=1, ratio=0.5) == 4 + 2 + 9 + 2 + 3
+
+
+def test_products_of_stored_states_are_those_of_bins_and_of_every_length(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+    config = TuneConfig(rank=4, depth=1, passes=2.0)
+    # 30 and 60 tokens are read to 32 and 64, in one bin of 512; 700 to 704, alone.
+    ahead = look_ahead([31, 61], [701], config=config, threads=1)
+    assert ahead.stored_lengths == {32, 64, 704}
+    # Four products of either size; scores and values of rows of 32 and 64, and of the three blocks of 704.
+    assert len(stored_products(shape, config, ahead)) == 8 + 2 * (1 + 1 + 3)
+
+
+def test_a_products_seconds_are_measured_from_twenty_on_and_bounded() -> None:
+    assert seconds_of_product(0.06, 30, product_bytes=2) == pytest.approx(0.002)
+    assert seconds_of_product(0.3, 30, product_bytes=2) == 0.005, "a hiccup is no product"
+    assert seconds_of_product(-0.1, 30, product_bytes=2) == 0.0
+    assert seconds_of_product(0.3, 3, product_bytes=2) == 0.002, "three say nothing"
+    assert seconds_of_product(0.3, 30, product_bytes=4) == 0.0, "nothing is compiled in fp32"
+
+
+def test_logits_take_a_chunk_of_the_trained_tokens_a_larger_one_where_the_head_trains(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+
+    def head_gib(method: Method, *, tokens: int) -> float:
+        config = TuneConfig(method=method, step_tokens=tokens)
+        return estimate(
+            train_tokens=[tokens], dev_tokens=[50], shape=shape, config=config, speed=replace(SPEED, threads=1)
+        ).memory.head
+
+    # Vocabulary 97, logits in fp32 and bf16: 128 tokens, or 1.5 x half of 512 of them where the head trains.
+    assert head_gib("lora", tokens=513) == pytest.approx(128 * 97 * 6 / 2**30)
+    assert head_gib("full", tokens=513) == pytest.approx(384 * 97 * 6 / 2**30)
+    assert head_gib("full", tokens=1025) == pytest.approx(512 * 97 * 6 / 2**30)
+
+
+def test_all_workers_fill_the_stored_states_however_few_rows_a_step_has(tmp_path: Path) -> None:
+    shape = read_shape(tiny_base(tmp_path))
+
+    def trained_gib(trunk_gib: float) -> float:
+        config = TuneConfig(method="full", depth=1, passes=2.0, step_tokens=512, trunk_gib=trunk_gib)
+        speed = replace(SPEED, threads=8, product_bytes=4)
+        return estimate(train_tokens=[500] * 4, dev_tokens=[50], shape=shape, config=config, speed=speed).memory.trained
+
+    values = num_trained(shape, TuneConfig(method="full", depth=1), depth=1)
+    assert trained_gib(1.0) - trained_gib(0.0) == pytest.approx(4 * values * 7 / 2**30)
 
 
 def test_a_base_in_the_files_own_precision_stays_mapped_beside_its_fused_copies(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 
 from metier.core.tune_config import TuneConfig
-from metier.tune.schedule import default_lr, eval_steps, is_spent, lr_at, reading, run_steps, step_tokens_of
+from metier.tune.schedule import default_lr, eval_steps, is_spent, lr_at, mean_reads, run_steps, step_tokens_of
 
 
 def test_default_lr_is_ten_times_full_tunings_and_fifteen_times_in_short_runs() -> None:
@@ -65,12 +65,8 @@ def test_patience_is_spent_by_scores_without_a_lower_loss_and_never_by_the_base(
     assert not is_spent([], 1)
 
 
-def test_what_a_run_reads_is_counted_by_its_steps_dev_scores_and_reference() -> None:
-    lengths, dev = [10, 20, 30, 40], [5, 5]
-    # Two steps of three rows: 10 + 20 + 20 + 30 tokens; dev before the first step and after each.
-    found = reading(lengths, dev, steps=[[0, 1], [1, 2]], evals=4, has_reference=False)
-    assert (found.train, found.tokens, found.read_tokens) == ((0, 1, 2), 70, 80 + 3 * 10)
-    assert found.mean == pytest.approx(110 / 70)
-    # A reference reads all four train rows and dev once more.
-    found = reading(lengths, dev, steps=[[0, 1], [1, 2]], evals=1, has_reference=True)
-    assert (found.train, found.tokens, found.read_tokens) == ((0, 1, 2, 3), 110, 80 + 100 + 3 * 10)
+def test_how_often_a_train_row_is_read_hangs_on_steps_and_reference_alone() -> None:
+    # 10 + 20 + 20 + 30 tokens of steps over the 60 of the three rows they see.
+    assert mean_reads([10, 20, 30, 40], [[0, 1], [1, 2]], has_reference=False) == pytest.approx(80 / 60)
+    assert mean_reads([10, 20], [[0, 1], [1, 0]], has_reference=True) == 3.0
+    assert mean_reads([], [], has_reference=False) == 0.0

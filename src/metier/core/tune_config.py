@@ -106,7 +106,9 @@ class TuneConfig(Settings):
     checkpointing: Literal["auto", "on", "off"] = "auto"
     """Compute inner values again on the way back instead of keeping them; auto does where memory would not do."""
     trunk_gib: float = 4.0
-    """Disk space for the states that enter the lowest adapted layer, in GiB; 0 computes them again in every pass."""
+    """Disk space for the states that enter the lowest adapted layer, in GiB; 0 computes them again in every pass.
+
+    Nothing is stored where train rows are read once, whatever this is."""
     processes: int = 1
     """Processes that share each step, started by torchrun: an equal share of the cores each, or on CUDA a device."""
     device: Literal["cpu", "cuda"] = "cpu"

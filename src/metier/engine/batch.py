@@ -217,7 +217,7 @@ def micro_batch(
     """Lay some rows of a batch out for one worker, each without its first `skip` tokens.
 
     Packed, rows lie end to end; padded, those of a group have one length, so that attention gathers nothing. Not
-    `grouped`, every row is a group of its own. The tokens are filled up to a multiple of `fill_to`.
+    `grouped`, every row is a group of its own. The input tokens are filled up to a multiple of `fill_to`.
     """
     start_R, weight_T = batch.row_start_R, batch.weight_T.numpy()
     last = {r: last_input(weight_T[start_R[r] : start_R[r + 1]]) for r in rows}

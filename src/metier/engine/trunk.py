@@ -2,9 +2,10 @@
 
 With only the top k layers adapted, the layers below give the same hidden states every time a row is seen. They are
 computed in bulk before the first step, so that the bits depend on the row's tokens and nothing else: on one thread, in
-products that always have `BIN_TOKENS` rows whichever rows of text share them, and with attention to one row at a time.
-A warm cache, a cold one and one that threw rows away then give the same run. Kept as bf16; the first pass reads the
-rounded states too. Tokens after a row's last trained one are not computed, nor those of a shared prefix.
+products of `BIN_TOKENS` tokens whichever rows share them (a longer row has one of its own), and with attention to one
+row at a time; on a GPU every row alone. A warm cache, a cold one and one that threw rows away then give the same run.
+Kept as bf16; the first pass reads the rounded states too. Tokens after a row's last trained one are not computed, nor
+those of a shared prefix.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["Trunk", "bin_tokens", "open_trunk"]
 TRUNK_VERSION = 2
 """Raised where the code computes other bits for the layers below."""
 BIN_TOKENS = 512
-"""Tokens of one product. One size for all: a product of another is compiled anew and may round another way."""
+"""Tokens of one product. A product of another size is compiled anew and may round another way."""
 BLOCK_BYTES = 32 << 20
 """States computed and written at a time; a killed run loses no more."""
 
@@ -75,7 +76,9 @@ class Trunk:
         for key, num in missing.items():
             block[key] = num
             if key == last or sum(block.values()) * self.files.token_bytes >= BLOCK_BYTES:
-                self.files.append(self._block(trainer, batch, row_by_key, _bins(block)))
+                # Attention on a GPU takes all rows of a bin at once: there every row is alone.
+                bins = _bins(block) if trainer.handle.backend.device.type == "cpu" else [[each] for each in block]
+                self.files.append(self._block(trainer, batch, row_by_key, bins))
                 done += sum(block.values())
                 block = {}
                 if on_progress is not None:
@@ -122,8 +125,9 @@ def compute_states(batch: Batch, rows: Sequence[int], stack: Stack, *, skip: int
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     device = stack.weights.embed_VD.device
-    num = sum(last_input(batch.weight_T[batch.row_start_R[r] : batch.row_start_R[r + 1]].numpy()) - skip for r in rows)
-    micro = micro_batch(batch, rows, device=device, skip=skip, grouped=False, fill_to=bin_tokens(num))
+    spans = (batch.weight_T[batch.row_start_R[r] : batch.row_start_R[r + 1]].numpy() for r in rows)
+    num_tokens = sum(last_input(weight_T) - skip for weight_T in spans)
+    micro = micro_batch(batch, rows, device=device, skip=skip, grouped=False, fill_to=bin_tokens(num_tokens))
     states_ND = stack.states(micro).to(torch.bfloat16).cpu()
     torch.set_num_threads(threads)
     at = dict(zip(micro.rows, zip(micro.row_at, micro.lengths, strict=True), strict=True))

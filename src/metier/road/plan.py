@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "chosen_rows", "make_plan", "tune_estimate"]
 
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 SCREEN_ROWS = 12
 FINALISTS = 2
 LATENCY_ROWS = 40

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rehearsed", "rehearse_plan", "require_room", "with_rehearsal"]
 
-REHEARSAL_VERSION = 2
+REHEARSAL_VERSION = 3
 NUM_PROMPTS, REPLY_TOKENS = 4, 32
 """Dev prompts the exported adapter answers, and the longest of its answers."""
 MAX_STEP_TOKENS = 2048

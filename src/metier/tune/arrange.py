@@ -50,10 +50,8 @@ class RunRows:
 
     all: Sequence[RenderedRow]
     """Train and dev."""
-    read: Sequence[RenderedRow]
-    """Those that the run reads at all."""
     mean_reads: float
-    """How often it reads a token of them."""
+    """How often the run reads a train row."""
     first_step: Sequence[RenderedRow]
     """A normal step: what is timed."""
 
@@ -77,7 +75,7 @@ def arrange(
     if trunk is not None:
         if not handle.ranks.is_first:
             handle.ranks.wait()  # the first one computes what is not stored, the others find it
-        trainer.verbs.submit(trunk.fill, trainer, rows.read, on_progress=lambda share: _told(share, options)).result()
+        trainer.verbs.submit(trunk.fill, trainer, rows.all, on_progress=lambda share: _told(share, options)).result()
         if handle.ranks.is_first:
             handle.ranks.wait()
     layout = handle.ranks.gather(_layout(handle, rows.first_step, config, before, options))[0]
@@ -163,8 +161,8 @@ def _trunk(
             0,
             Choice(name="none", reason=f"a row is read {rows.mean_reads:.2f} times; it pays from {MIN_READS}"),
         )
-    trunk, num_bytes = open_trunk(handle, rows.read, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
-    told = f"{num_bytes / 2**30:.3f} GiB for {len(rows.read)} rows, each read {rows.mean_reads:.1f} times"
+    trunk, num_bytes = open_trunk(handle, rows.all, skip=skip, trunk_dir=trunk_dir, limit_bytes=int(limit))
+    told = f"{num_bytes / 2**30:.3f} GiB for {len(rows.all)} rows, trained ones read {rows.mean_reads:.1f} times"
     if trunk is not None:
         return (
             trunk,

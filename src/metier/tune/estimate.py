@@ -22,7 +22,7 @@ from metier.engine import Handle, Linear, forward_backward, logprobs, make_batch
 from metier.engine.loop import trainer_of
 from metier.engine.weight_files import weight_paths
 from metier.engine.weights import LlamaShape, linear_widths
-from metier.tune.kernels import Product, products
+from metier.tune.kernels import Product, products, stored_products
 from metier.tune.memory import Machine, MemoryParts, peak_memory, stored_bytes
 from metier.tune.schedule import DEFAULT_PASSES, step_tokens_of
 from metier.tune.steps_ahead import Lengths, look_ahead
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Speed", "TuneEstimate", "estimate", "estimate_pairs", "measure_speed"]
 
-NUM_STEPS = 3
+NUM_TIMED_STEPS = 3
 """Steps of different rows whose speed is measured."""
+USUAL_PRODUCT_S, MAX_PRODUCT_S, MIN_NEW_PRODUCTS = 0.002, 0.005, 20
+"""Seconds that oneDNN takes to compile one product, 1 to 5 ms (measured, `metier.engine.batch`); new products from
+which it is measured here."""
 CHECKPOINT_S = 0.5
 """One checkpoint and one export, flushed to disk, where none was rehearsed."""
 
@@ -63,7 +66,7 @@ class Speed:
     """Seconds that a product of a new shape takes longer, the first time."""
     longest_step_s: float = 0.0
     """Seconds of the step around the longest row."""
-    once_s: float = 0.0
+    first_step_extra_s: float = 0.0
     """Seconds that the first step of a handle takes longer, its products apart: memory is taken, threads start."""
     optim_s: float = 0.0
     """Seconds of one optimizer step, where it was measured apart."""
@@ -125,9 +128,7 @@ def estimate_pairs(
     The tuning on gold replies before it, and the drawing of mined pairs, come on top.
     """
     settings = config.dpo or DpoConfig()
-    found = _estimate(train_pairs, dev_pairs, shape, replace(config, passes=settings.passes), speed, has_reference=True)
-    reference_s = sum(map(sum, (*train_pairs, *dev_pairs))) / speed.score_tokens_per_s
-    return replace(found, minutes=found.minutes + reference_s / 60)
+    return _estimate(train_pairs, dev_pairs, shape, replace(config, passes=settings.passes), speed, has_reference=True)
 
 
 def _estimate(
@@ -140,13 +141,15 @@ def _estimate(
     per_cost = 1 / step_cost(shape, speed.depth, ratio, is_stored=speed.has_stored) / speed.train_tokens_per_s
     # A loss of pairs needs every log-probability before it has a gradient: the head goes forward once more.
     cost = step_cost(shape, depth, ratio, is_stored=is_stored) + has_reference * head_cost(shape, ratio)
-    train_s = speed.once_s + ahead.num_tokens * per_cost * cost + ahead.num_steps * speed.optim_s
+    train_s = speed.first_step_extra_s + ahead.num_tokens * per_cost * cost + ahead.num_steps * speed.optim_s
     evals = min(config.evals, ahead.num_steps)
     per_score = 1 / score_cost(shape, speed.depth, ratio, is_stored=speed.has_stored) / speed.score_tokens_per_s
-    dev_s = (evals + 1) * ahead.dev_tokens * per_score * score_cost(shape, depth, ratio, is_stored=is_stored)
+    scored = (evals + 1) * ahead.dev_tokens + has_reference * ahead.row_tokens
+    dev_s = scored * per_score * score_cost(shape, depth, ratio, is_stored=is_stored)
     if is_stored:  # every row once through the frozen layers
-        dev_s += ahead.reading.tokens * per_score * score_cost(shape, shape.num_layers - depth, 0.0, is_stored=True)
+        dev_s += ahead.row_tokens * per_score * score_cost(shape, shape.num_layers - depth, 0.0, is_stored=True)
     kinds = products(shape, config, ahead, depth=depth, trained_ratio=ratio, is_stored=is_stored)
+    kinds |= stored_products(shape, config, ahead) if is_stored else frozenset()
     compile_s = len(kinds) * speed.product_s
     return TuneEstimate(
         minutes=(train_s + dev_s + compile_s + evals * speed.save_s) / 60,
@@ -177,14 +180,14 @@ def head_cost(shape: LlamaShape, trained_ratio: float) -> float:
 
 
 def normal_steps(rows: Sequence[RenderedRow], config: TuneConfig) -> list[list[RenderedRow]]:
-    """Rows of steps of usual size, `NUM_STEPS` of different rows where there are enough.
+    """Rows of steps of usual size, `NUM_TIMED_STEPS` of different rows where there are enough.
 
     Raises:
         DataError: no row within the limit.
     """
     left, step_tokens = _kept(rows, config)
     steps: list[list[RenderedRow]] = []
-    while left and len(steps) < NUM_STEPS:
+    while left and len(steps) < NUM_TIMED_STEPS:
         steps.append(_filled(left, step_tokens))
         left = left[len(steps[-1]) :]
     return steps
@@ -224,7 +227,7 @@ def _filled(rows: Sequence[RenderedRow], step_tokens: int) -> list[RenderedRow]:
 def measure_speed(
     handle: Handle, rows: Sequence[RenderedRow], config: TuneConfig, *, runtime_gib: float = 0.0
 ) -> Speed:
-    """Time a normal step, after one around the longest row has warmed the memory up; changes no weight.
+    """Time a few normal steps, after one around the longest row has warmed the memory up; changes no weight.
 
     Raises:
         DataError: no row within the limit.
@@ -247,6 +250,7 @@ def measure_speed(
     known = products_of([longest_step(rows, config), steps[0]], config, handle, trained_ratio=ratio)
     new = products_of(steps, config, handle, trained_ratio=ratio) - known
     longer_s = sum(step.seconds for step in cold) - sum(step.seconds for step in warm[1:])
+    product_s = seconds_of_product(longer_s, len(new), product_bytes=handle.dtype.itemsize)
     trained = handle.require_trained("measure_speed")
     return Speed(
         train_tokens_per_s=num_tokens / sum(step.seconds for step in warm),
@@ -259,9 +263,19 @@ def measure_speed(
         runtime_gib=runtime_gib,
         file_bytes=sum(path.stat().st_size for path in weight_paths(handle.base_dir)),
         has_stored=trainer.form.trunk is not None,
-        product_s=max(0.0, longer_s) / len(new) if new else 0.0,
+        product_s=product_s,
         longest_step_s=longest.seconds,
     )
+
+
+def seconds_of_product(longer_s: float, num_new: int, *, product_bytes: int) -> float:
+    """Seconds to compile a product, from how much longer steps with new ones took than the same steps again.
+
+    Few new ones say little: then it is what was measured elsewhere. In fp32 nothing is compiled.
+    """
+    if product_bytes == 4:
+        return 0.0
+    return min(MAX_PRODUCT_S, max(0.0, longer_s / num_new)) if num_new >= MIN_NEW_PRODUCTS else USUAL_PRODUCT_S
 
 
 def products_of(

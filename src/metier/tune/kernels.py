@@ -19,7 +19,7 @@ from metier.engine.trunk import bin_tokens
 from metier.engine.weights import LlamaShape, linear_widths
 from metier.tune.steps_ahead import StepsAhead
 
-__all__ = ["Product", "products", "trains_head"]
+__all__ = ["Product", "products", "stored_products", "trains_head"]
 
 Product = tuple[str, int, int, int]
 """What it is for, rows, the width that is summed over, columns."""
@@ -28,7 +28,7 @@ Product = tuple[str, int, int, int]
 def products(
     shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, *, depth: int, trained_ratio: float, is_stored: bool
 ) -> frozenset[Product]:
-    """Different products of a run whose top `depth` layers train."""
+    """Different products of the steps and scores of a run whose top `depth` layers train."""
     found: set[Product] = set()
     for widths, trains in ((ahead.widths, True), (ahead.scored_widths, False)):
         for n in widths:
@@ -36,14 +36,20 @@ def products(
             found |= set(_of_layers(shape, config, n, m, depth=depth, trains=trains, is_stored=is_stored))
             has_gradient = trains and config.method == "full" and trains_head(shape, depth=depth)
             found |= set(_of_head(shape, m, trains=trains, has_gradient=has_gradient))
-    if is_stored:
-        for n in map(bin_tokens, ahead.stored_lengths):
-            for group in GROUPS:
-                found |= set(_of_group(shape, config, group, n, adapted=False, trains=False))
-        found |= {each for length in ahead.stored_lengths for each in _of_attention(shape, 1, length, trains=False)}
     for groups, trains in ((ahead.groups, True), (ahead.scored_groups, False)):
         for rows, length in groups:
             found |= set(_of_attention(shape, rows, length, trains=trains))
+    return frozenset(found)
+
+
+def stored_products(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead) -> frozenset[Product]:
+    """Different products of computing the states that are stored: they are met before the first step."""
+    found: set[Product] = set()
+    for n in map(bin_tokens, ahead.stored_lengths):
+        for group in GROUPS:
+            found |= set(_of_group(shape, config, group, n, adapted=False, trains=False))
+    for length in ahead.stored_lengths:
+        found |= set(_of_attention(shape, 1, length, trains=False))
     return frozenset(found)
 
 

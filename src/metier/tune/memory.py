@@ -24,7 +24,7 @@ from metier.engine.head import CHUNK, TRAINED_CHUNK
 from metier.engine.products import GROUPS
 from metier.engine.trunk import bin_tokens
 from metier.engine.weights import LlamaShape, linear_widths
-from metier.tune.kernels import products, trains_head
+from metier.tune.kernels import products, stored_products, trains_head
 from metier.tune.schedule import MIN_READS
 from metier.tune.steps_ahead import StepsAhead
 
@@ -37,6 +37,8 @@ MAX_KERNELS = 1024
 """Each worker forgets the oldest beyond."""
 PADDED = 1.1
 """Places of attention over tokens: rows of a group are padded to its longest (measured, 1.02 to 1.2)."""
+MOST_TRAINED = 1.5
+"""Share of trained tokens in the micro-batch with most of them, over that of all rows."""
 ADAPTER_BYTES = 12
 """Bytes a value of an adapter takes beside masters, moments and gradients: drawn, scaled and exported in fp32."""
 QUANTISED_BYTES = 0.55
@@ -109,7 +111,9 @@ def _peak_of_one(
     shape: LlamaShape, config: TuneConfig, ahead: StepsAhead, machine: Machine, *, trained_ratio: float
 ) -> MemoryParts:
     """Peak memory of each process of the run."""
-    training, scoring = (-(-num // config.processes) for num in (ahead.workers, ahead.scoring_workers))
+    is_stored = stored_bytes(shape, config, ahead) > 0
+    scores_at_once = machine.threads if is_stored else ahead.scoring_workers  # all of them fill the stored states
+    training, scoring = (-(-num // config.processes) for num in (ahead.workers, scores_at_once))
     workers = max(training, scoring)  # one that only scores has a gradient and a head as well
     p = machine.product_bytes
     depth = min(config.depth or shape.num_layers, shape.num_layers)
@@ -131,6 +135,7 @@ def _peak_of_one(
     kernels = 0.0
     if machine.compiles and on_cpu and p < 4:
         kinds = products(shape, config, ahead, depth=depth, trained_ratio=trained_ratio, is_stored=stored > 0)
+        kinds |= stored_products(shape, config, ahead) if stored else frozenset()
         kernels = min(workers * MAX_KERNELS, len(kinds)) * KERNEL_BYTES
     running = trained + activations + head + kernels
     return MemoryParts(
@@ -146,9 +151,9 @@ def _peak_of_one(
 
 def stored_bytes(shape: LlamaShape, config: TuneConfig, ahead: StepsAhead) -> int:
     """Bytes of the states that enter the lowest trained layer, bf16; 0 where `arrange` stores none."""
-    if not config.depth or config.depth >= shape.num_layers or ahead.reading.mean < MIN_READS:
+    if not config.depth or config.depth >= shape.num_layers or ahead.mean_reads < MIN_READS:
         return 0
-    wanted = 2 * shape.width * ahead.reading.tokens
+    wanted = 2 * shape.width * ahead.row_tokens
     return wanted if wanted <= config.trunk_gib * GIB else 0
 
 
@@ -206,7 +211,7 @@ def _head_bytes(
 ) -> float:
     """Bytes of one worker's logits, of one chunk of trained tokens at a time."""
     trains = config.method == "full" and trains_head(shape, depth=depth)
-    trained = round(max(ahead.micro_tokens, ahead.scored_tokens) * trained_ratio)
+    trained = round(MOST_TRAINED * trained_ratio * max(ahead.micro_tokens, ahead.scored_tokens))
     return min(max(1, trained), TRAINED_CHUNK if trains else CHUNK) * shape.vocab * (4 if p == 4 else 4 + p)
 
 
@@ -227,7 +232,8 @@ def _activations(
         kept += n * 4 * max(2 * f, q + 2 * kv, d)  # and the largest of them once in fp32
     if config.checkpointing == "on":  # the input of every block, and one block at a time
         kept = depth * n * 4 * d + n * (before + after)
-    below = n * _layer_bytes(shape, config, p, adapted=False) if depth < shape.num_layers else 0.0
+    computes_below = depth < shape.num_layers and not stored_bytes(shape, config, ahead)
+    below = n * _layer_bytes(shape, config, p, adapted=False) if computes_below else 0.0
     forward_only = _only_forward(shape, config, ahead)
     scored = forward_only * _layer_bytes(shape, config, p, adapted=True)
     # Names of layers that keep nothing are shared by training and scoring: the larger counts.

@@ -4,7 +4,7 @@
     >>> found.speed.train_tokens_per_s, found.seconds  # doctest: +SKIP
     (612.0, 41.0)
 
-A step around the longest row, a normal step, one dev score, one checkpoint and export, one resumption in a fresh
+A step around the longest row, a few normal steps, one dev score, one checkpoint and export, one resumption in a fresh
 handle whose next step must give the same bits, and one load of the exported adapter that writes a few replies.
 """
 
@@ -126,7 +126,7 @@ def rehearse(
         )
         _require_same(handle.fingerprint, wanted)
         kinds = products_of([used.first_step], config, handle, trained_ratio=speed.trained_ratio)
-        once_s = first_s - normal.num_tokens / speed.train_tokens_per_s - len(kinds) * speed.product_s
+        extra_s = first_s - normal.num_tokens / speed.train_tokens_per_s - len(kinds) * speed.product_s
         close(handle)
         replies, decode_s = _replies(base, work_dir / "tuned", prompts, like=handle, place=place_of(config))
         parts = (work_dir / "state", work_dir / "tuned")
@@ -135,7 +135,7 @@ def rehearse(
         close(handle)
         shutil.rmtree(work_dir, ignore_errors=True)
     return Rehearsal(
-        speed=replace(speed, save_s=save_s, optim_s=optim_s, once_s=max(0.0, once_s)),
+        speed=replace(speed, save_s=save_s, optim_s=optim_s, first_step_extra_s=max(0.0, extra_s)),
         execution=execution,
         load_s=load_s,
         dev_s=dev_s,
@@ -150,11 +150,10 @@ def rehearse(
 
 def _used(train: Sequence[RenderedRow], dev: Sequence[RenderedRow], config: TuneConfig) -> RunRows:
     """The rows of the rehearsal, read as often as the run will read its own."""
-    lengths, dev_lengths = ([len(row.tokens) for row in part] for part in (train, dev))
-    mean_reads = look_ahead(lengths, dev_lengths, config=config, threads=1).reading.mean
     steps = normal_steps(train, config)
     rows = [*longest_step(train, config), *(row for step in steps for row in step), *_scored(dev, config)]
-    return RunRows(all=rows, read=rows, mean_reads=mean_reads, first_step=steps[0])
+    ahead = look_ahead([len(row.tokens) for row in train], [], config=config, threads=1)
+    return RunRows(all=rows, mean_reads=ahead.mean_reads, first_step=steps[0])
 
 
 def _loaded(base: BaseModel | Path, config: TuneConfig, *, seed: int, threads: int | None) -> tuple[Handle, float]:

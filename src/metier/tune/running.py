@@ -42,7 +42,7 @@ from metier.tune.examples import Examples
 from metier.tune.form import load_trainee
 from metier.tune.metrics import Metrics
 from metier.tune.result import Options, Progress, TuneResult
-from metier.tune.schedule import eval_steps, is_spent, lr_at, reading, run_steps, step_tokens_of
+from metier.tune.schedule import eval_steps, is_spent, lr_at, mean_reads, run_steps, step_tokens_of
 
 if TYPE_CHECKING:
     from metier.models import BaseModel
@@ -104,16 +104,13 @@ def planned_steps(train: Examples, config: TuneConfig, *, seed: int) -> tuple[Tu
     return config, run_steps(lengths, passes=config.passes, step_tokens=config.step_tokens, seed=seed)
 
 
-def run_rows(objective: Objective, steps: list[list[int]], config: TuneConfig) -> RunRows:
+def run_rows(objective: Objective, steps: list[list[int]]) -> RunRows:
     """The rows of a run, and where they are used."""
     train, dev = objective.train, objective.dev
-    lengths, dev_lengths = ([sum(len(row.tokens) for row in example) for example in part] for part in (train, dev))
-    found = reading(lengths, dev_lengths, steps=steps, evals=config.evals, has_reference=objective.has_reference)
-    dev_rows = [row for example in dev for row in example]
+    lengths = [sum(len(row.tokens) for row in example) for example in train]
     return RunRows(
-        all=[row for example in train for row in example] + dev_rows,
-        read=[row for i in found.train for row in train[i]] + dev_rows,
-        mean_reads=found.mean,
+        all=[row for part in (train, dev) for example in part for row in example],
+        mean_reads=mean_reads(lengths, steps, has_reference=objective.has_reference),
         first_step=[row for i in steps[0] for row in train[i]],
     )
 
@@ -217,7 +214,7 @@ class _Run:
         began = time.monotonic()
         self.execution = arrange(
             self.handle,
-            run_rows(self.objective, self.steps, self.config),
+            run_rows(self.objective, self.steps),
             self.config,
             out_dir=self.out_dir,
             resumed=resumed,

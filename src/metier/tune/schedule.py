@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from metier.core.seeds import generator
 from metier.core.tune_config import TuneConfig
 from metier.engine import plan_steps
 
 __all__ = [
-    "DEFAULT_PASSES", "Reading", "default_lr", "eval_steps", "is_spent", "lr_at", "reading", "run_steps",
+    "DEFAULT_PASSES", "MIN_READS", "default_lr", "eval_steps", "is_spent", "lr_at", "mean_reads", "run_steps",
     "step_tokens_of",
 ]  # fmt: skip
 
@@ -21,9 +20,9 @@ WANTED_STEPS = 400
 """Steps a run is cut into: adapters learn by steps, and 2,048 tokens a step left small runs with a dozen of them."""
 STEP_TOKENS_RANGE = (512, 2048)
 """Below, products get too narrow to be fast on two cores (docs/tune.md); above, adapters gain nothing from more."""
-MIN_READS = 1.5
-"""How often a run must read its rows for stored states to pay: computing them costs what reading a row once does
-(docs/tune.md), all of it before the first step, and patience may end a run early."""
+MIN_READS = 1.4
+"""How often a run must read its train rows for stored states to be kept: computing them takes what reading a row once
+takes (docs/log.md), all of it before the first step. Between the passes that a plan chooses from, 1 and 1.5."""
 MIN_LR_RATIO = 0.1
 """Share of the peak at which the cosine ends; a few hundred steps still learn from the last rows."""
 
@@ -77,35 +76,14 @@ def eval_steps(num_steps: int, evals: int) -> frozenset[int]:
     return frozenset(round(num_steps * k / evals) for k in range(1, evals + 1)) - {0}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """Which examples a run reads, and how often: known before its first step."""
+def mean_reads(lengths: Sequence[int], steps: Sequence[Sequence[int]], *, has_reference: bool) -> float:
+    """How often a run reads the train examples that it reads at all; a reference reads each once more.
 
-    train: tuple[int, ...]
-    """Train examples that are read at all; all dev examples are."""
-    tokens: int
-    """Of these and of dev, each once."""
-    read_tokens: int
-    """Over all steps and dev scores, none ended early."""
-
-    @property
-    def mean(self) -> float:
-        """How often a token is read."""
-        return self.read_tokens / self.tokens
-
-
-def reading(
-    train: Sequence[int], dev: Sequence[int], *, steps: Sequence[Sequence[int]], evals: int, has_reference: bool
-) -> Reading:
-    """What a run of these steps reads of examples of so many tokens; a reference reads each once more."""
-    read = range(len(train)) if has_reference else sorted({i for examples in steps for i in examples})
-    num_scores = 1 + len(eval_steps(len(steps), evals)) + has_reference
-    read_tokens = sum(train[i] for examples in steps for i in examples) + has_reference * sum(train)
-    return Reading(
-        train=tuple(read),
-        tokens=sum(train[i] for i in read) + sum(dev),
-        read_tokens=read_tokens + num_scores * sum(dev),
-    )
+    Dev scores are left out: how often a run is scored, and on how many rows, must not change how it is computed.
+    """
+    num_read = sum(lengths[i] for examples in steps for i in examples)
+    num_tokens = sum(lengths[i] for i in {i for examples in steps for i in examples})
+    return num_read / max(1, num_tokens) + has_reference
 
 
 def is_spent(dev_curve: Sequence[tuple[int, float]], patience: int) -> bool:

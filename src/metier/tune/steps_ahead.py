@@ -14,7 +14,7 @@ from metier.core.tune_config import TuneConfig
 from metier.engine.batch import LENGTH_MULTIPLE, TOKEN_MULTIPLE, group_sizes, split_rows
 from metier.engine.compact import GPU_MICRO_TOKENS, MICRO_TOKENS
 from metier.engine.loop import MIN_WORKER_TOKENS
-from metier.tune.schedule import DEFAULT_PASSES, Reading, reading, run_steps, step_tokens_of
+from metier.tune.schedule import DEFAULT_PASSES, mean_reads, run_steps, step_tokens_of
 
 __all__ = ["Lengths", "StepsAhead", "look_ahead"]
 
@@ -27,8 +27,10 @@ class StepsAhead:
     num_tokens: int
     """Real tokens over all passes."""
     dev_tokens: int
-    reading: Reading
-    """Which rows are read, and how often."""
+    row_tokens: int
+    """Tokens of all train and dev rows, each once."""
+    mean_reads: float
+    """How often a train row is read."""
     workers: int
     """Most micro-batches that are trained at once."""
     scoring_workers: int
@@ -43,21 +45,11 @@ class StepsAhead:
     scored_widths: frozenset[int]
     """Sizes of micro-batches that are only scored; a trained one may have the same."""
     stored_lengths: frozenset[int]
-    """Padded lengths of the rows that are read: for stored states, attention computes one at a time."""
+    """Padded lengths of all rows: for stored states, attention computes one at a time."""
     groups: frozenset[tuple[int, int]]
     """(rows, padded length) of what attention computes at once in training."""
     scored_groups: frozenset[tuple[int, int]]
     """The same in scoring."""
-
-    @property
-    def num_widths(self) -> int:
-        """Different sizes of trained micro-batches."""
-        return len(self.widths)
-
-    @property
-    def num_scored_widths(self) -> int:
-        """Different sizes of micro-batches that are only scored."""
-        return len(self.scored_widths - self.widths)
 
 
 Lengths = Sequence[int] | Sequence[tuple[int, int]]
@@ -82,16 +74,15 @@ def look_ahead(
     scored_shares = [_share(part, cut) for part in (kept_dev, kept if has_reference else []) if part]
     scored = [micro for share in scored_shares for micro in share]
     trained = [micro for share in shares for micro in share]
-    dev_sums = list(map(sum, kept_dev))
-    read = reading(sums, dev_sums, steps=steps, evals=config.evals, has_reference=has_reference)
-    read_lengths = {length for example in (*(kept[i] for i in read.train), *kept_dev) for length in example}
+    all_lengths = {length for example in (*kept, *kept_dev) for length in example}
     widths, scored_widths = (frozenset(map(_width, micros)) for micros in (trained, scored))
     return StepsAhead(
         num_steps=len(steps),
         num_tokens=sum(sums[i] for examples in steps for i in examples),
-        dev_tokens=sum(dev_sums),
-        reading=read,
-        stored_lengths=frozenset(_filled(max(1, length - 1), LENGTH_MULTIPLE) for length in read_lengths),
+        dev_tokens=sum(map(sum, kept_dev)),
+        row_tokens=sum(map(sum, (*kept, *kept_dev))),
+        mean_reads=mean_reads(sums, steps, has_reference=has_reference),
+        stored_lengths=frozenset(_filled(max(1, length - 1), LENGTH_MULTIPLE) for length in all_lengths),
         workers=max([1, *(min(cut[0], len(share)) for share in shares)]),
         scoring_workers=max([1, *(min(cut[0], len(share)) for share in scored_shares)]),
         micro_tokens=max(widths, default=0),
