@@ -1,4 +1,4 @@
-"""The base model prompted with the guidelines: several wordings, the best on dev."""
+"""A model prompted with the guidelines, the base or one behind an endpoint: several wordings, the best on dev."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
+from metier.arms.endpoint import EndpointReplier
 from metier.arms.replier import Replier, text_fingerprint, with_instruction
 from metier.core.rows import Row
 from metier.core.trials import Choice, FittedArm, Reply, SkipReason
@@ -22,7 +23,7 @@ class PromptArm:
     """Recipe: try every wording of the instruction on dev, keep the best."""
 
     name: str
-    replier: Replier
+    replier: Replier | EndpointReplier
     grader: Grader
     wordings: Mapping[str, str]
     """Instruction by the name of its wording, for example {"guidelines.md": "You answer ..."}."""
@@ -34,22 +35,25 @@ class PromptArm:
 
     def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Score every wording on dev."""
-        fitted = {name: FittedPrompt(self.name, self.replier, name, text) for name, text in self.wordings.items()}
+        fitted = {name: self._fitted(name, text) for name, text in self.wordings.items()}
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
-        return FittedPrompt(self.name, self.replier, chosen.name, self.wordings[chosen.name], chosen.tried)
+        return self._fitted(chosen.name, self.wordings[chosen.name], chosen.tried)
 
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:  # noqa: ARG002  # the contract's form
         """The arm that `describe()` told of."""
         tried = choices_from_json(description["tried"])
-        return FittedPrompt(self.name, self.replier, description["wording"], description["instruction"], tried)
+        return self._fitted(description["wording"], description["instruction"], tried)
+
+    def _fitted(self, wording: str, instruction: str, tried: Sequence[Choice] = ()) -> FittedPrompt:
+        return FittedPrompt(self.name, self.replier, wording, instruction, tried, self.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class FittedPrompt:
-    """The base with one instruction."""
+    """A model with one instruction."""
 
     name: str
-    replier: Replier
+    replier: Replier | EndpointReplier
     wording: str
     instruction: str
     chosen_from: Sequence[Choice] = ()

@@ -228,9 +228,9 @@ def _predicted_costs(session: Session, trials: list[FittedTrial], best: str, tun
     """
     from metier.assess import TuningCosts
 
-    price = session.config.price
-    cost = {t.name: float(np.mean(request_costs(t.dev.replies, price))) for t in trials if t.dev is not None}
-    of_base = [cost[t.name] for t in trials if t.dev is not None and t.kind != "small"]
+    price, ran = session.config.price, [t for t in trials if t.dev is not None]
+    cost = {t.name: float(np.mean(request_costs(t.dev.replies, session.price_of(t.name)))) for t in ran if t.dev}
+    of_base = [cost[t.name] for t in ran if t.kind not in ("small", "endpoint")]
     return TuningCosts(
         one_off=machine_cost(tune_minutes, price),
         upkeep_per_month=0.0,

@@ -110,8 +110,14 @@ def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Work
         dev_tokens=tuple(len(row.tokens) for row in rendered.dev),
         num_dev=len(parts.dev),
         num_holdout=parts.num_holdout,
-        prompt_tokens={"prompt": asked, "few_shot": asked, "retrieval": asked + nearest, "tuned": asked},
-        prefix_tokens={"prompt": head, "few_shot": head + 3 * shot, "retrieval": head, "tuned": 0.0},
+        prompt_tokens={
+            "prompt": asked,
+            "few_shot": asked,
+            "retrieval": asked + nearest,
+            "endpoint": asked,
+            "tuned": asked,
+        },
+        prefix_tokens={"prompt": head, "few_shot": head + 3 * shot, "retrieval": head, "endpoint": head, "tuned": 0.0},
         gold_tokens=gold,
     )
 

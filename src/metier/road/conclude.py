@@ -66,8 +66,8 @@ def _facts(
     rivals = [trial for trial in trials if trial.name in comparators]
     reference = max(rivals, key=lambda trial: float(np.mean(_dev(trial).scores)))
     price = session.config.price
-    after = request_costs(_dev(tuned).replies, price)
-    before = request_costs(_dev(reference).replies, price)
+    after = request_costs(_dev(tuned).replies, session.price_of(tuned.name))
+    before = request_costs(_dev(reference).replies, session.price_of(reference.name))
     costs = TuningCosts(
         one_off=machine_cost(tune_minutes, price),
         upkeep_per_month=0.0,
@@ -92,7 +92,7 @@ def _facts(
         "margin": resolved_question(session.config.decision, costs).margin,
         "cost_ratio": ratio,
         "tune_minutes": tune_minutes,
-        "prices": price_entries(price),
+        "prices": price_entries(price, session.config.arm),
     }
 
 
@@ -140,7 +140,7 @@ def build_report(
         project=config.project.name,
         arms=tuple(_arm(session, trial, looked, binary=facts["binary"]) for trial in trials),
         controls=looked.controls,
-        prices=tuple(PriceEntry(**entry) for entry in price_entries(config.price)),
+        prices=tuple(PriceEntry(**entry) for entry in price_entries(config.price, config.arm)),
         cross_checks=tuple(cross_checks(paired, alpha=looked.look.alpha, seed=config.project.seed)),
         examples=_examples(parts, trials),
         gave_up=plan.gave_up,
@@ -154,7 +154,7 @@ def _arm(session: Session, trial: FittedTrial, looked: Looked, *, binary: bool) 
     """One arm's line: hold-out score with its interval, dev score, tokens, cost, latency, choices."""
     if trial.arm is None or trial.dev is None:
         return ArmReport(name=trial.name, kind=trial.kind, status="skipped", reason=trial.skip_reason)
-    costs = request_costs(trial.dev.replies, session.config.price)
+    costs = request_costs(trial.dev.replies, session.price_of(trial.name))
     return ArmReport(
         name=trial.name,
         kind=trial.kind,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metier.core.errors import GateClosed
-from metier.core.settings import BudgetConfig, PriceConfig
+from metier.core.settings import ArmConfig, BudgetConfig, PriceConfig
 from metier.core.trials import Reply
 
 __all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs", "require_affordable"]
@@ -65,8 +65,8 @@ def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) 
     return {"estimate": ratio, "low": ratio * float(np.exp(-half)), "high": ratio * float(np.exp(half))}
 
 
-def price_entries(price: PriceConfig) -> list[dict[str, Any]]:
-    """The prices used, as they go into the report; unused token prices are left out."""
+def price_entries(price: PriceConfig, arms: Sequence[ArmConfig] = ()) -> list[dict[str, Any]]:
+    """The prices used, as they go into the report, those of endpoints among them; unused token prices are left out."""
     items: Mapping[str, float] = {
         "machine_hour": price.machine_hour,
         "million_tokens_in": price.token_in,
@@ -74,4 +74,13 @@ def price_entries(price: PriceConfig) -> list[dict[str, Any]]:
     }
     used = {item: amount for item, amount in items.items() if amount > 0 or item == "machine_hour"}
     common = {"currency": price.currency, "date": price.date, "source": price.source}
-    return [{"item": item, "amount": amount, **common} for item, amount in used.items()]
+    found = [{"item": item, "amount": amount, **common} for item, amount in used.items()]
+    for arm in arms:
+        if arm.endpoint is not None:
+            asked = arm.endpoint
+            where = {"currency": price.currency, "date": asked.date, "source": asked.source}
+            amounts = {"million_tokens_in": asked.token_in, "million_tokens_out": asked.token_out}
+            found += [
+                {"item": f"{arm.name or arm.kind}_{item}", "amount": each, **where} for item, each in amounts.items()
+            ]
+    return found

@@ -21,6 +21,7 @@ from metier.core.hashing import canonical_json, sha256_hex
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.curate import erase_records
+from metier.road.calls import drop_answers
 from metier.road.ground import read_and_check, record_ground
 from metier.road.persons import Found, data_files, files_holding, numbers_of, search
 from metier.road.run import DATA_PAGE_NAME, PAGE_NAME, REPORT_NAME, open_session
@@ -217,6 +218,7 @@ def _carry_out(
             shutil.rmtree(folder)
     if session.workspace.trunk_dir.exists():  # hidden states of the person's rows among them
         shutil.rmtree(session.workspace.trunk_dir)
+    drop_answers(session.workspace.calls_dir)
     _redact_report(session, plan.rows, draw_page)
     holding = files_holding(session.project_dir, subject)
     return _certify(session, replace(plan, is_done=True, num_objects=num_objects, still_holding=holding))

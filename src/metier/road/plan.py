@@ -33,6 +33,8 @@ FINALISTS = 2
 LATENCY_ROWS = 40
 CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0}
 """What an arm tries on dev with three values of k."""
+ENDPOINT_S = 2.0
+"""Seconds an endpoint is taken to need for one answer."""
 SPARE = 0.9
 """Share of the budget the plan fills: predictions may be 10 % off without breaking it."""
 FLOOR_GIB = 0.2
@@ -147,7 +149,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
             f"{config.budget.minutes:g}. "
             f"Set [budget] minutes to {round(total_s / 60 * 1.15) + 1} or more, or hold out fewer rows."
         )
-    longest = max(work.prompt_tokens[arm.kind] for arm in config.arm if arm.kind != "small")
+    longest = max(work.prompt_tokens[arm.kind] for arm in config.arm if arm.kind not in ("small", "endpoint"))
     memory = speeds.peak_memory_gib(num_rows=work.num_holdout, num_positions=longest + speeds.base_reply_tokens)
     if config.budget.memory_gib and memory > config.budget.memory_gib:
         raise GateClosed(
@@ -295,6 +297,12 @@ def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) 
         kind = arm.kind
         if kind == "small":
             arms_s += 2.0
+            continue
+        if arm.endpoint is not None:  # how fast it answers is not known before it was asked
+            at_once = arm.endpoint.concurrency
+            arms_s += (3 * screened + FINALISTS * rest) * ENDPOINT_S / at_once
+            latency_s += min(LATENCY_ROWS, work.num_dev) * ENDPOINT_S
+            look_s += work.num_holdout * ENDPOINT_S / at_once
             continue
         size = {
             "prefix_tokens": work.prefix_tokens[kind],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from metier.arms import Replier, read_wordings
 from metier.core.errors import DataError, ModelError
 from metier.core.hashing import file_sha256, value_hash
 from metier.core.project_file import ProjectConfig
+from metier.core.settings import PriceConfig
+from metier.road.calls import StoredCalls
 from metier.road.grading_code import files_imported
 from metier.road.progress import Progress
 from metier.road.workspace import Stage, Workspace
@@ -92,6 +94,16 @@ class Session:
         from metier.ledger import restored_rows
 
         return restored_rows(self.ledger)
+
+    def calls(self, arm: str) -> StoredCalls:
+        """The answers of an endpoint that an arm has asked for so far."""
+        return StoredCalls(self.workspace.calls_dir / f"{arm}.jsonl", self.key)
+
+    def price_of(self, arm: str) -> PriceConfig:
+        """The price table for an arm's requests: an endpoint's tokens have their own prices."""
+        price = self.config.price
+        asked = next((c.endpoint for c in self.config.arm if (c.name or c.kind) == arm and c.endpoint), None)
+        return price if asked is None else replace(price, token_in=asked.token_in, token_out=asked.token_out)
 
     @property
     def project_dir(self) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.arms import FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
+from metier.arms import EndpointReplier, FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
 from metier.core.errors import DataError
 from metier.core.folders import read_json, write_json
 from metier.core.rows import Row
@@ -22,7 +22,7 @@ from metier.core.trials import Arm, FittedArm, Reply
 from metier.road.cut import Parts
 from metier.road.plan import Plan
 from metier.road.rendered import instruction_text, render_parts
-from metier.road.session import Session
+from metier.road.session import Session, max_reply_tokens
 from metier.road.tuning import Tuning
 
 if TYPE_CHECKING:
@@ -162,6 +162,9 @@ def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[Ren
     name, grader = arm_name(config), session.grader
     if config.kind == "small":
         return SmallArm(name, grader)
+    if config.endpoint is not None:
+        remote = EndpointReplier(config.endpoint, session.calls(name), max_reply_tokens(golds))
+        return PromptArm(name, remote, grader, session.wordings, kind="endpoint")
     replier = session.replier(session.handle, golds)
     if config.kind == "prompt":
         return PromptArm(name, replier, grader, session.wordings)

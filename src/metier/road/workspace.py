@@ -63,6 +63,11 @@ class Workspace:
         """Hidden states of rows below adapted layers, for all runs of the project; an erasure drops them all."""
         return self.root / "trunk"
 
+    @property
+    def calls_dir(self) -> Path:
+        """Answers of endpoints; an erasure drops them all and keeps what was spent."""
+        return self.root / "calls"
+
     def stage_dir(self, name: str, wanted_hash: str) -> Path:
         """Folder of a stage with this hash."""
         return self.root / "stages" / name / wanted_hash[:16]
