@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import pytest
 
 from metier.arms import EndpointReplier, PromptArm
 from metier.arms.replier import with_instruction
+from metier.core.arm_config import ArmConfig, EndpointConfig
 from metier.core.errors import ConfigError, GateClosed, ModelError, StoreError
 from metier.core.rows import Row
-from metier.core.settings import ArmConfig, EndpointConfig
+from metier.core.settings import PriceConfig
 from metier.road.calls import StoredCalls, drop_answers
+from metier.road.cost import price_entries
 from tests.arms.builders import EXACT
 from tests.render.builders import row
 
@@ -33,10 +36,12 @@ class Server:
         self.headers: list[dict[str, str]] = []
         self.script: dict[int, Callable[[BaseHTTPRequestHandler], bool]] = {}
         self.usage: dict[str, Any] | None = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
+        self.paths: list[str] = []
+        self.delay_s, self.now, self.most_at_once = 0.0, 0, 0
         self.lock = threading.Lock()
         self.released = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:
@@ -64,10 +69,17 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
             with server.lock:
                 number = len(server.bodies)
                 server.bodies.append(body)
+                server.paths.append(self.path)
+                server.now += 1
+                server.most_at_once = max(server.most_at_once, server.now)
                 server.headers.append({name.lower(): value for name, value in self.headers.items()})
-            broken = server.script.get(number)
-            if broken is None or not broken(self):
-                server.answer(self, body)
+            try:
+                server.released.wait(server.delay_s)
+                broken = server.script.get(number)
+                if broken is None or not broken(self):
+                    server.answer(self, body)
+            finally:
+                server.now -= 1
 
         def log_message(self, *_: object) -> None:
             """Says nothing."""
@@ -363,3 +375,62 @@ def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], told: str,
         ArmConfig(**values)
     with pytest.raises(ConfigError, match="begins with https://"):
         EndpointConfig(url="ftp://x", model="m", max_money=1, token_in=1, token_out=1)
+
+
+OTHER: dict[str, Any] = {
+    "url": "/v2",
+    "model": "farther",
+    "key": "OTHER_KEY",
+    "max_money": 0.0,
+    "token_in": 2.0,
+    "token_out": 8.0,
+    "date": "2026-11-23",
+    "source": "their page",
+    "temperature": 0.7,
+    "timeout_s": 0.05,
+    "concurrency": 3,
+}
+WHAT_IS_ASKED = ("url", "model", "temperature")
+
+
+def seen(server: Server, path: Path, settings: EndpointConfig) -> list[object]:
+    """What the server and the books show of four rows."""
+    one = EndpointReplier(settings, StoredCalls(path, KEY), max_reply_tokens=30)
+    try:
+        found: object = ask(one)
+    except (ModelError, GateClosed) as err:
+        found = type(err)
+    bodies = sorted(json.dumps(body) for body in server.bodies)
+    arm = ArmConfig(kind="endpoint", endpoint=settings)
+    keys = {headers["authorization"] for headers in server.headers}
+    return [
+        found,
+        bodies,
+        set(server.paths),
+        keys,
+        one.calls.spent,
+        server.most_at_once,
+        price_entries(PriceConfig(), [arm]),
+    ]
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_another_value_asks_pays_or_waits_otherwise(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(OTHER) == {field.name for field in fields(EndpointConfig)}
+    monkeypatch.setenv("OTHER_KEY", "another")
+    found, questions = [], []
+    for number, changes in enumerate(({}, {}, {name: OTHER[name]})):
+        server = Server()
+        server.delay_s = 0.1
+        settings = config(server)
+        values = {**changes, "url": server.url.replace("/v1", OTHER["url"])} if "url" in changes else changes
+        settings = replace(settings, **values)
+        found.append(seen(server, tmp_path / f"{number}.jsonl", settings))
+        path = settings.url.rpartition("/")[2]  # every server has another port
+        asked = ArmConfig(kind="endpoint", endpoint=replace(settings, url=f"http://here/{path}"))
+        questions.append(asked.as_question())
+        server.released.set()
+        server.http.shutdown()
+        server.http.server_close()
+    assert found[0] == found[1] != found[2]
+    assert (questions[0] != questions[2]) == (name in WHAT_IS_ASKED), "only what changes a reply changes the question"

@@ -14,9 +14,10 @@ from metier.assess import (
     value_margin,
     wanted_trials,
 )
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import ConfigError
 from metier.core.project_file import ProjectConfig
-from metier.core.settings import ArmConfig, DataConfig, DecisionConfig, ProjectTable, ValueConfig
+from metier.core.settings import DataConfig, DecisionConfig, ProjectTable, ValueConfig
 from metier.core.trials import Purpose, Trial, TrialResult
 
 COSTS = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)

@@ -23,11 +23,11 @@ from metier.assess import (
     next_look,
     resolved_question,
 )
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import MetierError
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import Row
 from metier.core.settings import (
-    ArmConfig,
     BudgetConfig,
     CleanConfig,
     DataConfig,

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from metier.core import ConfigError, settings
+from metier.core.arm_config import ArmConfig
 from metier.core.config import Settings, field_docs
 from metier.core.project_file import REQUIRED_TABLES, ProjectConfig, load_project_file, parse_override
 from metier.core.settings import (
-    ArmConfig,
     BudgetConfig,
     CleanConfig,
     ConventionConfig,

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from metier.assess import resolved_question
+from metier.core.arm_config import ArmConfig, EndpointConfig
 from metier.core.config import Settings
 from metier.core.project_file import ProjectConfig
 from metier.core.settings import (
-    ArmConfig,
     BaseConfig,
     BudgetConfig,
     CleanConfig,
@@ -186,6 +186,11 @@ RUN_BY = (
 LEARNED_BY = ("loss", "beta", "label_smoothing", "length_normalised", "lr", "passes")
 PROVEN: dict[tuple[type[Settings], str], str] = {
     (ProjectTable, "name"): f"{RUN}::test_the_report_carries_the_name_of_the_project",
+    (ArmConfig, "endpoint"): "tests/road/test_endpoint_arm.py::test_a_bought_model_is_an_arm_like_the_others",
+    **{
+        (EndpointConfig, f.name): "tests/arms/test_endpoint.py::test_another_value_asks_pays_or_waits_otherwise"
+        for f in fields(EndpointConfig)
+    },
     (ArmConfig, "k"): f"{RUN}::test_an_arm_tries_the_numbers_of_examples_it_was_given",
     **{
         (table, name): f"{TUNE}::test_another_value_is_another_run"

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from metier.arms import FewShotArm, RetrievalArm
-from metier.core.settings import ArmConfig
+from metier.core.arm_config import ArmConfig
 from metier.road.session import Session
 from metier.road.trials import _recipe
 

@@ -23,11 +23,11 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metier.arms.replier import Conversation, text_fingerprint
+from metier.core.arm_config import EndpointConfig
 from metier.core.errors import ConfigError, GateClosed, ModelError
 from metier.core.extras import require
 from metier.core.hashing import value_hash
 from metier.core.rows import Row
-from metier.core.settings import EndpointConfig
 from metier.core.trials import Reply
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metier.core.arm_config import ArmConfig
 from metier.core.config import Settings, nearest
 from metier.core.errors import ConfigError
 from metier.core.hashing import value_hash
 from metier.core.ranges import distinct
 from metier.core.settings import (
     MIN_HOLDOUT_GROUPS,
-    ArmConfig,
     BaseConfig,
     BudgetConfig,
     CleanConfig,
@@ -107,7 +107,7 @@ class ProjectConfig(Settings):
 
     def question(self) -> dict[str, Any]:
         """The tables the verdict is about, as JSON values; hashed and frozen at split time."""
-        values = asdict(self)
+        values = {**asdict(self), "arm": [arm.as_question() for arm in self.arm]}
         return {name: values[name] for name in QUESTION_TABLES}
 
     def question_hash(self) -> str:

@@ -15,14 +15,12 @@ from metier.core.errors import ConfigError
 from metier.core.ranges import above, at_least, calendar_day, plain_name, within
 
 __all__ = [
-    "ArmConfig",
     "BaseConfig",
     "BudgetConfig",
     "CleanConfig",
     "ConventionConfig",
     "DataConfig",
     "DecisionConfig",
-    "EndpointConfig",
     "GuardConfig",
     "MetricConfig",
     "PriceConfig",
@@ -31,7 +29,6 @@ __all__ = [
     "ValueConfig",
 ]
 
-ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "endpoint", "tuned"]
 # Defaults that a check below compares with: another value would have no effect there.
 MIN_HOLDOUT_GROUPS = 20
 LOSS_LIMIT = 0.02
@@ -194,84 +191,6 @@ class ConventionConfig(Settings):
     def __post_init__(self) -> None:
         plain_name("name", self.name)
         above("weight", self.weight, 0)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EndpointConfig(Settings):
-    """`[arm.endpoint]`: a chat model behind an OpenAI-compatible address. Your rows are sent there."""
-
-    url: str
-    """Address up to and with the version, as https://api.example.com/v1."""
-    model: str
-    """Name of the model there."""
-    key: str = "OPENAI_API_KEY"
-    """Environment variable with the key; the key itself never stands in a file."""
-    max_money: float
-    """Most that all answers together may cost, in the price table's currency; no default."""
-    token_in: float
-    """Price of a million prompt tokens."""
-    token_out: float
-    """Price of a million reply tokens."""
-    date: str = ""
-    """Day the prices were looked up, as 2026-11-23; empty marks them assumed."""
-    source: str = "assumed"
-    """Where the prices are from."""
-    temperature: float = 0.0
-    """Randomness of the replies; 0 asks for the likeliest."""
-    timeout_s: float = 60.0
-    """Seconds until an answer counts as lost."""
-    concurrency: int = 4
-    """Requests on their way at once; latency is measured one at a time."""
-
-    def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"url is {self.url!r}; expected an address that begins with https:// or http://.")
-        if not self.model or not self.key:
-            raise ConfigError("model and key must not be empty; key names an environment variable.")
-        for name in ("max_money", "token_in", "token_out", "temperature"):
-            at_least(name, getattr(self, name), 0)  # getattr: the names stand one line above
-        above("timeout_s", self.timeout_s, 0)
-        at_least("concurrency", self.concurrency, 1)
-        calendar_day("date", self.date)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ArmConfig(Settings):
-    """`[[arm]]`: one alternative under assessment."""
-
-    kind: ArmKind
-    """prompt, few_shot, retrieval, small, endpoint or tuned."""
-    name: str = ""
-    """Name in reports; the kind when empty."""
-    instruction: Literal["full", "short", "none"] | None = None
-    """Which instruction the arm carries (few_shot, retrieval: full by default; tuned: none by default)."""
-    k: tuple[int, ...] = ()
-    """Numbers of examples to choose among on dev (few_shot, retrieval)."""
-    endpoint: EndpointConfig | None = None
-    """What is asked (endpoint)."""
-
-    def __post_init__(self) -> None:
-        if self.name:
-            plain_name("name", self.name)
-        if self.k and self.kind not in ("few_shot", "retrieval"):
-            raise ConfigError(
-                f"k is {list(self.k)}, but an arm of kind {self.kind!r} shows no examples; drop the setting."
-            )
-        if min(self.k, default=1) < 1:
-            raise ConfigError(
-                f"k is {list(self.k)}; expected 1 or more examples each. Add an arm of kind 'prompt' for none at all."
-            )
-        if (self.endpoint is not None) != (self.kind == "endpoint"):
-            told = "needs a table [arm.endpoint] with url and model" if self.endpoint is None else "asks no endpoint"
-            raise ConfigError(
-                f"an arm of kind {self.kind!r} {told}; {'add it' if self.endpoint is None else 'drop it'}."
-            )
-        if self.instruction is not None and self.kind in ("prompt", "small", "endpoint"):
-            carries = "no instruction" if self.kind == "small" else "every wording of [project] guidelines in turn"
-            raise ConfigError(
-                f"instruction is {self.instruction!r}, but an arm of kind {self.kind!r} carries {carries}; "
-                "drop the setting."
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import GateClosed
-from metier.core.settings import ArmConfig, BudgetConfig, PriceConfig
+from metier.core.settings import BudgetConfig, PriceConfig
 from metier.core.trials import Reply
 
 __all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs", "require_affordable"]

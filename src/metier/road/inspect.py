@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from metier.arms import Replier, TunedArm
 from metier.arms.replier import with_instruction
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import DataError, ModelError, StoreError
 from metier.core.folders import read_json
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import Message, Meta, Role, Row, make_row
-from metier.core.settings import ArmConfig
 from metier.road.cut import cut_rows
 from metier.road.ground import read_and_check
 from metier.road.rendered import instruction_text

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import ConfigError, GateClosed, counted
 from metier.core.folders import read_json, write_json
 from metier.core.seeds import generator
-from metier.core.settings import ArmConfig
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
 from metier.road.cut import Parts
@@ -113,7 +113,7 @@ def make_plan(session: Session, parts: Parts) -> Plan:
         version=PLAN_VERSION,
         inputs={"split": parts.stage_hash, "base": session.base.function_sha256},
         config={"tune": asdict(config.tune), "budget": asdict(config.budget), "guidelines": session.wordings,
-                "arms": [asdict(arm) for arm in config.arm]},
+                "arms": [arm.as_question() for arm in config.arm]},
         work=work,
     )  # fmt: skip
     plan = Plan.from_json(read_json(stage.dir / "plan.json"))

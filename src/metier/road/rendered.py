@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metier.arms import short_instruction
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import DataError
-from metier.core.settings import ArmConfig
 from metier.road.cut import Parts
 from metier.road.session import Session
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.arms import EndpointReplier, FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import DataError
 from metier.core.folders import read_json, write_json
 from metier.core.rows import Row
-from metier.core.settings import ArmConfig
 from metier.core.trials import Arm, FittedArm, Reply
 from metier.road.cut import Parts
 from metier.road.plan import Plan
@@ -137,7 +137,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
         )
 
     inputs = {"split": parts.stage_hash, "base": session.base.function_sha256, "plan": session.stages["plan"].hash}
-    settings = {"arm": asdict(config), "seed": session.config.project.seed, "guidelines": session.wordings}
+    settings = {"arm": config.as_question(), "seed": session.config.project.seed, "guidelines": session.wordings}
     if config.kind == "tuned":
         inputs["tuning"] = tuning  # a search chooses another learning rate under the same settings
     stage = session.stage(f"arm-{name}", version=ARM_VERSION, inputs=inputs, config=settings, work=work)
