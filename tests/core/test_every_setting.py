@@ -23,6 +23,7 @@ from metier.core.settings import (
     BudgetConfig,
     CleanConfig,
     ConventionConfig,
+    CurveConfig,
     DataConfig,
     DecisionConfig,
     GuardConfig,
@@ -191,6 +192,14 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
         (EndpointConfig, f.name): "tests/arms/test_endpoint.py::test_another_value_asks_pays_or_waits_otherwise"
         for f in fields(EndpointConfig)
     },
+    (
+        CurveConfig,
+        "fractions",
+    ): "tests/road/test_curve.py::test_a_second_run_tunes_no_part_again_and_one_chain_is_one_of_the_two",
+    (
+        CurveConfig,
+        "chains",
+    ): "tests/road/test_curve.py::test_a_second_run_tunes_no_part_again_and_one_chain_is_one_of_the_two",
     (ArmConfig, "k"): f"{RUN}::test_an_arm_tries_the_numbers_of_examples_it_was_given",
     **{
         (table, name): f"{TUNE}::test_another_value_is_another_run"

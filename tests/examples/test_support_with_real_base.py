@@ -17,6 +17,7 @@ OVERRIDES = (
     "tune.passes=0.25",
     "tune.depth=6",
     "tune.evals=2",
+    "curve.fractions=[]",
     "budget.minutes=120",
 )
 

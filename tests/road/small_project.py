@@ -74,6 +74,9 @@ step_tokens = 256
 evals = 2
 product_dtype = "fp32"
 
+[curve]
+fractions = []
+
 [decision]
 margin = 0.1
 plan_gain = 0.3

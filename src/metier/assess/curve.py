@@ -32,11 +32,21 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import ndtr
 
+from metier.assess.scores import GainForecast, ScoreTable, paired_gain
 from metier.core.errors import DataError
 from metier.core.report import CurvePoint, Forecast
 from metier.core.stats import GainEstimate
 
-__all__ = ["FORMS", "MAX_TIMES", "CurveFit", "RetrainSpread", "fit_curve", "flat_p_value", "retrain_spread"]
+__all__ = [
+    "FORMS",
+    "MAX_TIMES",
+    "CurveFit",
+    "RetrainSpread",
+    "fit_curve",
+    "flat_p_value",
+    "forecasts",
+    "retrain_spread",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -169,6 +179,18 @@ class CurveFit:
             inside_S = np.clip(error_S, 0.01, 0.99)
             var_S = var_S + inside_S * (1 - inside_S) * (1 / num_rows + 1 / self.num_dev)
         return 1 - error_S, np.sqrt(var_S)
+
+
+def forecasts(
+    fit: CurveFit, scores: ScoreTable, *, times: Sequence[float] = (1.5, 2.0, 3.0, 4.0)
+) -> dict[str, GainForecast]:
+    """What more train rows would make of the gain over every rival."""
+    num_groups, found = len(np.unique(scores.group_N)), {}
+    for name, rival_N in scores.rivals.items():
+        gain = paired_gain(scores.tuned_N, rival_N, scores.group_N, binary=scores.binary, num_groups=num_groups)
+        points = tuple(fit.forecast_gain(gain, round(each * fit.num_train)) for each in times)
+        found[name] = GainForecast(num_train=fit.num_train, points=points)
+    return found
 
 
 def _mixture_quantile(weight_S: Floats, mean_S: Floats, sd_S: Floats, probability: float) -> float:

@@ -23,6 +23,7 @@ from metier.core.settings import (
     BudgetConfig,
     CleanConfig,
     ConventionConfig,
+    CurveConfig,
     DataConfig,
     DecisionConfig,
     GuardConfig,
@@ -70,6 +71,8 @@ class ProjectConfig(Settings):
     """The alternatives under assessment."""
     tune: TuneConfig = field(default_factory=TuneConfig)
     """Everything that changes the weights."""
+    curve: CurveConfig = field(default_factory=CurveConfig)
+    """Parts of the rows that are tuned as well, to see what more of them would bring."""
     guard: tuple[GuardConfig, ...] = ()
     """What must not get worse."""
     price: PriceConfig = field(default_factory=PriceConfig)
@@ -193,7 +196,7 @@ def _checked_tables(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     classes: dict[str, type[Settings]] = {
         "project": ProjectTable, "base": BaseConfig, "data": DataConfig, "clean": CleanConfig, "split": SplitConfig,
         "metric": MetricConfig, "tune": TuneConfig, "decision": DecisionConfig, "price": PriceConfig,
-        "budget": BudgetConfig,
+        "budget": BudgetConfig, "curve": CurveConfig,
     }  # fmt: skip
     lists: dict[str, type[Settings]] = {"convention": ConventionConfig, "arm": ArmConfig, "guard": GuardConfig}
     built: dict[str, Any] = {}

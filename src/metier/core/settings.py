@@ -19,6 +19,7 @@ __all__ = [
     "BudgetConfig",
     "CleanConfig",
     "ConventionConfig",
+    "CurveConfig",
     "DataConfig",
     "DecisionConfig",
     "GuardConfig",
@@ -32,6 +33,7 @@ __all__ = [
 # Defaults that a check below compares with: another value would have no effect there.
 MIN_HOLDOUT_GROUPS = 20
 LOSS_LIMIT = 0.02
+MIN_FRACTIONS = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -273,6 +275,26 @@ class GuardConfig(Settings):
     def __post_init__(self) -> None:
         plain_name("name", self.name)
         within("limit", self.limit, 0, 1, ends="[)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveConfig(Settings):
+    """`[curve]`: parts of the train rows that are tuned beside all of them, where the budget has room."""
+
+    fractions: tuple[float, ...] = (0.125, 0.25, 0.5)
+    """Parts of the rows, each within the next; empty measures no learning curve."""
+    chains: int = 2
+    """Orders of the rows, each with a seed of its own; the fewer the wider the forecast."""
+
+    def __post_init__(self) -> None:
+        if list(self.fractions) != sorted(set(self.fractions)) or not all(0 < part < 1 for part in self.fractions):
+            raise ConfigError(f"fractions are {list(self.fractions)}; expected rising numbers between 0 and 1.")
+        if 0 < len(self.fractions) < MIN_FRACTIONS:
+            raise ConfigError(
+                f"fractions are {list(self.fractions)}; expected {MIN_FRACTIONS} or more: with all rows that makes the "
+                "points of a curve. Add one, or leave the list empty."
+            )
+        at_least("chains", self.chains, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from metier.core.errors import ConfigError
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
 from metier.road.cost import cost_ratio, machine_cost, price_entries, request_costs
+from metier.road.curve import Curve
 from metier.road.cut import Parts, Sealed
 from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id
 from metier.road.plan import Plan
@@ -38,8 +39,10 @@ class Measured:
     peak_memory_gib: float
 
 
-def fix_before_look(session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float) -> BeforeLook:
-    """Comparators, guard reference, margin, cost ratio and prices: recorded before the look, read back after it.
+def fix_before_look(
+    session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float, curve: Curve | None
+) -> BeforeLook:
+    """Comparators, guard reference, margin, cost ratio, prices and curve: recorded before the look, read back after it.
 
     Raises:
         ConfigError: no gain would pay, or a claim of lower cost where nothing is known to cost anything.
@@ -52,7 +55,9 @@ def fix_before_look(session: Session, sealed: Sealed, trials: Sequence[FittedTri
     recorded = before_look(session.ledger, wanted)
     if recorded is not None and find_look(session.ledger, wanted) is not None:
         return recorded
-    return record_before_look(session.ledger, look_id=wanted, facts=_facts(session, sealed, trials, tune_minutes))
+    facts = _facts(session, sealed, trials, tune_minutes)
+    facts["curve"] = None if curve is None else curve.as_json()
+    return record_before_look(session.ledger, look_id=wanted, facts=facts)
 
 
 def _facts(

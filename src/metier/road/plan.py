@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from metier.core.arm_config import ArmConfig
 from metier.core.errors import ConfigError, GateClosed, counted
 from metier.core.folders import read_json, write_json
+from metier.core.project_file import ProjectConfig
 from metier.core.seeds import generator
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
@@ -55,6 +56,8 @@ class Plan:
     """Top layers that train."""
     num_train_rows: int
     """Train rows used."""
+    curve_chains: int
+    """Chains of the learning curve; 0 measures none."""
     few_shot_k: tuple[int, ...]
     retrieval_k: tuple[int, ...]
     gave_up: tuple[str, ...]
@@ -113,7 +116,7 @@ def make_plan(session: Session, parts: Parts) -> Plan:
         version=PLAN_VERSION,
         inputs={"split": parts.stage_hash, "base": session.base.function_sha256},
         config={"tune": asdict(config.tune), "budget": asdict(config.budget), "guidelines": session.wordings,
-                "arms": [arm.as_question() for arm in config.arm]},
+                "arms": [arm.as_question() for arm in config.arm], "curve": asdict(config.curve)},
         work=work,
     )  # fmt: skip
     plan = Plan.from_json(read_json(stage.dir / "plan.json"))
@@ -142,6 +145,9 @@ def _plan(session: Session, parts: Parts) -> Plan:
     options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
     choice = next((option for option in options if tune_seconds(option, work, speeds, session) <= left_s), options[-1])
     predicted_s = {**fixed_s, "tune": tune_seconds(choice, work, speeds, session) + 2 * speeds.load_s}
+    chain_s = chain_seconds(choice, work, speeds, session)
+    chains = curve_chains(config, chain_s=chain_s, left_s=SPARE * budget_s - sum(predicted_s.values()))
+    predicted_s["curve"] = chains * chain_s
     total_s = sum(predicted_s.values())
     if total_s > OVERRUN * budget_s:
         raise GateClosed(
@@ -161,9 +167,10 @@ def _plan(session: Session, parts: Parts) -> Plan:
         passes=choice.passes,
         depth=choice.depth,
         num_train_rows=choice.num_rows,
+        curve_chains=chains,
         few_shot_k=(1, 3, 5),
         retrieval_k=(1, 3, 5),
-        gave_up=gave_up(choice, options[0], speeds.num_layers),
+        gave_up=(*gave_up(choice, options[0], speeds.num_layers), *curve_gave_up(config, chains, chain_s)),
         predictions={
             "run_minutes": _range(total_s / 60, 0.30),
             "tune_minutes": _range(tune_seconds(choice, work, speeds, session) / 60, 0.30),
@@ -230,6 +237,38 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
     if choice.num_rows < wanted.num_rows:
         sentences.append(f"{choice.num_rows} of {wanted.num_rows} train rows, drawn at random.")
     return tuple(sentences)
+
+
+def chain_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
+    """Seconds of one chain of the learning curve: every part tuned, loaded and scored on dev."""
+    fractions = session.config.curve.fractions
+    scored_s = 2 * speeds.load_s + speeds.batch_s(
+        num_rows=work.num_dev,
+        prefix_tokens=work.prefix_tokens["tuned"],
+        prompt_tokens=work.prompt_tokens["tuned"],
+        reply_tokens=work.gold_tokens,
+    )
+    rows = [max(1, round(fraction * choice.num_rows)) for fraction in fractions]
+    return sum(scored_s + tune_seconds(choice._replace(num_rows=num), work, speeds, session) for num in rows)
+
+
+def curve_chains(config: ProjectConfig, *, chain_s: float, left_s: float) -> int:
+    """Chains of the learning curve that the budget has room for, beside the tuning."""
+    if not config.curve.fractions or config.tune.objective != "sft":
+        return 0
+    return max(0, min(config.curve.chains, int(left_s / chain_s)))
+
+
+def curve_gave_up(config: ProjectConfig, chains: int, chain_s: float) -> tuple[str, ...]:
+    """A sentence where the budget has no room for all of the learning curve."""
+    wanted = config.curve.chains
+    if not config.curve.fractions or chains == wanted:
+        return ()
+    if config.tune.objective != "sft":
+        return ("No learning curve: it is measured with objective = 'sft'.",)
+    if not chains:
+        return (f"No learning curve: one chain would take {chain_s / 60:.0f} minutes more.",)
+    return (f"{chains} of {counted(wanted, 'chain')} of the learning curve.",)
 
 
 def tune_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:

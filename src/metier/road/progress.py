@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 __all__ = ["Progress", "Tick", "Watcher", "minutes_text"]
 
-PARTS = ("read", "split", "plan", "arms", "tune", "latency", "hold-out", "report")
+PARTS = ("read", "split", "plan", "arms", "tune", "latency", "curve", "hold-out", "report")
 """The parts of a run, in order, as a person is shown them."""
 ROUNDS = ("arms", "latency")
 """Parts that come again with every arm."""

@@ -20,6 +20,7 @@ from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
 from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
 from metier.road.cost import machine_cost, require_affordable
+from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
 from metier.road.ground import Ground, read_and_check, record_ground
 from metier.road.look import SCORES_NAME, Looked, look_at_holdout
@@ -101,7 +102,8 @@ def run_road(
         tuning = Tuning(session, parts, plan)
         trials = fit_arms(session, parts, plan, tuning)
         exposure = probe_exposure(session, parts, tuning)
-        before = fix_before_look(session, sealed, trials, tuning.minutes)
+        curve = measure_curve(session, parts, plan, tuning)
+        before = fix_before_look(session, sealed, trials, tuning.minutes, curve)
         looked = look_at_holdout(session, parts, sealed, trials, tuning)
         session.progress.enter("report")
         report_dir = _report(session, ground, parts, plan, tuning, _Found(sealed, trials, before, looked, exposure))

@@ -75,7 +75,7 @@ class Tuning:
 
         session = self.session
         fix_layout(session, layout_of(session))  # a later rehearsal makes no other model of this run
-        config = replace(self._config, objective="sft", dpo=None)
+        config = self.sft_config
         seed = derived_seed(session.config.project.seed, "tune")
 
         def work(stage_dir: Path) -> None:
@@ -86,7 +86,7 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                options=self._options(stage_dir),
+                options=self.options(stage_dir),
             )
             write_json(stage_dir / "facts.json", self._facts(result))
 
@@ -126,7 +126,7 @@ class Tuning:
                 base=session.base,
                 out_dir=stage_dir / RUN_NAME,
                 seed=seed,
-                options=replace(self._options(stage_dir), start=sft.adapter_dir),
+                options=replace(self.options(stage_dir), start=sft.adapter_dir),
             )
             counted = {**pairs.counts, "train": len(pairs.train), "dev": len(pairs.dev)}
             counts = {"pairs": counted, "sft_seconds": earlier["seconds"]}
@@ -156,12 +156,18 @@ class Tuning:
         lr = self.session.config.tune.lr or float(chosen_search(self.session)["lr"])
         return replace(self.plain_config, lr=lr)
 
-    def _options(self, stage_dir: Path) -> Options:
-        """How the stages are done; the states of rows are kept for all of them."""
+    @property
+    def sft_config(self) -> TuneConfig:
+        """The settings of the gold replies."""
+        return replace(self._config, objective="sft", dpo=None)
+
+    def options(self, stage_dir: Path, *, tells: bool = True) -> Options:
+        """How the stages are done; the states of rows are kept for all of them. `tells` their steps as progress."""
         from metier.tune import Options
 
         def tell(now: Progress) -> None:
-            self._tell(now, stage_dir)
+            if tells:
+                self._tell(now, stage_dir)
 
         return Options(
             on_progress=tell,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metier.core.errors import ConfigError, DataError
-from metier.core.report import PriceEntry, QuestionReport
+from metier.core.report import CurvePoint, PriceEntry, QuestionReport
 from metier.core.settings import DecisionConfig, GuardConfig
+from metier.road.curve import fitted
 from metier.road.look import looks_report
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from metier.ledger import Ledger, Look, Question
 
 __all__ = ["decide_from_scores", "holdout_numbers", "judged", "paired_table"]
+
+FORECAST_TIMES = (1.5, 2.0, 3.0, 4.0)
+"""Times the rows at hand that are forecast."""
 
 
 def decide_from_scores(
@@ -40,15 +44,17 @@ def decide_from_scores(
         DataError: the table's arms are not the tuned arm and the frozen comparators.
         ConfigError: a guard watches something that is not scored.
     """
-    from metier.assess import decide
+    from metier.assess import decide, forecasts
 
     paired = paired_table(table, facts["tuned"], facts["comparators"], binary=facts["binary"])
+    fit = fitted(facts.get("curve"))
     watched = [_guard(table, guard, facts, binary=facts["binary"]) for guard in guards]
     return decide(
         replace(decision, margin=facts["margin"], value=None),
         paired,
         alpha_this_look=alpha,
         guards=watched,
+        forecast=None if fit is None else forecasts(fit, paired, times=FORECAST_TIMES),
         cost_ratio=_cost_ratio(facts["cost_ratio"], versus=facts["guard_reference"]),
         other_questions=other_questions,
     )
@@ -86,6 +92,23 @@ def judged(
         "rows_needed": _rows_needed(decided),
         "mde": decided.mde,
         "looks": looks,
+        **_curve(facts.get("curve")),
+    }
+
+
+def _curve(values: Mapping[str, Any] | None) -> dict[str, Any]:  # Any: parts of the report
+    """The learning curve, where the score of more rows will lie on new rows, and the spread between runs."""
+    from metier.assess import retrain_spread
+
+    fit = fitted(values)
+    if fit is None or values is None:
+        return {}
+    points = tuple(CurvePoint(**point) for point in values["points"])
+    spread = retrain_spread(points)
+    return {
+        "curve": points,
+        "forecast": tuple(fit.forecast(round(times * fit.num_train)) for times in FORECAST_TIMES),
+        "retrain_spread": None if spread is None else asdict(spread),
     }
 
 

@@ -1,0 +1,134 @@
+"""The learning curve of the tuned arm: the same tuning on nested parts of the train rows, scored on dev.
+
+Every chain is its own order of rows with a seed of its own; each of its parts holds the smaller ones. The whole run is
+the last point of the first chain. What a part costs is its share of the tuning, and one dev score; hidden states that
+are stored for the whole run are read, not computed again. The hold-out is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metier.arms import Replier
+from metier.arms.replier import with_instruction
+from metier.core.folders import read_json, write_json
+from metier.core.report import CurvePoint
+from metier.core.seeds import derived_seed, generator
+from metier.road.cut import Parts
+from metier.road.plan import Plan
+from metier.road.rendered import instruction_text
+from metier.road.session import Session
+from metier.road.tuning import RUN_NAME, Tuning
+
+if TYPE_CHECKING:
+    from metier.assess import CurveFit
+
+__all__ = ["Curve", "fitted", "measure_curve"]
+
+CURVE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """Dev scores after tuning on parts of the rows."""
+
+    points: tuple[CurvePoint, ...]
+    num_dev: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The curve as JSON values."""
+        return {"points": [asdict(point) for point in self.points], "num_dev": self.num_dev}
+
+
+def fitted(values: Mapping[str, Any] | None) -> CurveFit | None:  # Any: JSON values
+    """The forms fitted to a curve written by `as_json`; None where none was measured."""
+    from metier.assess import fit_curve
+
+    if not values:
+        return None
+    return fit_curve([CurvePoint(**point) for point in values["points"]], num_dev=values["num_dev"])
+
+
+def measure_curve(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> Curve | None:
+    """The points of every chain the plan has room for, and the whole run; None where it has room for none."""
+    if not plan.curve_chains:
+        return None
+    session.progress.enter("curve")
+    seed, fractions = session.config.project.seed, session.config.curve.fractions
+    points = []
+    for chain in range(plan.curve_chains):
+        chain_seed = derived_seed(seed, "curve", chain)
+        for number, fraction in enumerate(fractions):
+            session.progress.advance((chain + number / len(fractions)) / plan.curve_chains)
+            points.append(_point(session, parts, tuning, chain_seed=chain_seed, fraction=fraction))
+    points.append(_whole(session, parts, tuning))
+    for point in points:
+        session.progress.say(f"tuned on {point.num_train:,} rows: dev score {point.score:.3f}")
+    return Curve(points=tuple(points), num_dev=len(parts.dev))
+
+
+def _point(session: Session, parts: Parts, tuning: Tuning, *, chain_seed: int, fraction: float) -> CurvePoint:
+    """One part of one chain, tuned and scored as a stage of its own; a killed one goes on at its last checkpoint."""
+    from metier.tune import tune
+
+    rows, train_seed = tuning.rendered.train, derived_seed(chain_seed, "tune")
+    order = generator(chain_seed, "rows").permutation(len(rows))
+    taken = sorted(order[: max(1, round(fraction * len(rows)))].tolist())
+    config = tuning.sft_config
+
+    def work(stage_dir: Path) -> None:
+        result = tune(
+            [rows[i] for i in taken],
+            tuning.rendered.dev,
+            config,
+            base=session.base,
+            out_dir=stage_dir / RUN_NAME,
+            seed=train_seed,
+            options=tuning.options(stage_dir, tells=False),
+        )
+        score = _dev_score(session, parts, tuning, result.adapter_dir)
+        write_json(stage_dir / "point.json", {"num_train": len(taken), "score": score})
+
+    stage = session.stage(
+        f"curve-{chain_seed % 10**6}-{fraction:g}",
+        version=CURVE_VERSION,
+        inputs={"tune": tuning.sft_stage.hash},
+        config={"chain_seed": chain_seed, "fraction": fraction},
+        work=work,
+        resumable=True,
+        processes=config.processes,
+    )
+    return CurvePoint(chain_seed=chain_seed, train_seed=train_seed, **read_json(stage.dir / "point.json"))
+
+
+def _whole(session: Session, parts: Parts, tuning: Tuning) -> CurvePoint:
+    """The whole run, scored on all dev rows."""
+
+    def work(stage_dir: Path) -> None:
+        write_json(stage_dir / "point.json", {"score": _dev_score(session, parts, tuning, tuning.adapter_dir)})
+
+    stage = session.stage(
+        "curve-whole", version=CURVE_VERSION, inputs={"tune": tuning.stage.hash}, config={}, work=work
+    )
+    seed = session.config.project.seed
+    return CurvePoint(
+        num_train=len(tuning.rendered.train),
+        chain_seed=derived_seed(seed, "curve", 0),
+        train_seed=derived_seed(seed, "tune"),
+        score=float(read_json(stage.dir / "point.json")["score"]),
+    )
+
+
+def _dev_score(session: Session, parts: Parts, tuning: Tuning, tuned_dir: Path) -> float:
+    """Mean primary score of all dev rows."""
+    tuned_arm = next(arm for arm in session.config.arm if arm.kind == "tuned")
+    instruction = instruction_text(tuned_arm, session.wordings)
+    replier = Replier(session.tuned_handle(tuned_dir), session.renderer, tuning.facts["max_reply_tokens"])
+    replies = replier.reply(parts.dev, [with_instruction(row, instruction) for row in parts.dev])
+    scored = session.grader.score_all(parts.dev, [reply.text for reply in replies])
+    return float(np.mean([each.score for each in scored]))

@@ -1,0 +1,109 @@
+"""The learning curve of a whole run: its points, what the verdict makes of them, and what is not computed again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metier.assess import fit_curve
+from metier.core.report import CurvePoint
+from tests.road.running import copy_of, metier, one_core
+from tests.road.small_project import LEAN, write_project
+
+WITH_CURVE = LEAN.replace("fractions = []", "fractions = [0.25, 0.5]\nchains = 2")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> tuple[Path, dict[str, Any]]:
+    project_dir = write_project(tmp_path_factory.mktemp("curve") / "project", text=WITH_CURVE)
+    with pytest.MonkeyPatch.context() as patch, one_core():
+        patch.setenv("METIER_CACHE", str(cache_dir))
+        ran = metier("run", "-C", project_dir, "--json")
+    assert ran.code == 0, ran.err
+    assert "tuned on 14 rows: dev score" in ran.err
+    return project_dir, ran.json
+
+
+def test_the_report_holds_the_points_of_nested_parts_and_what_more_rows_would_bring(
+    measured: tuple[Path, dict[str, Any]],
+) -> None:
+    _, report = measured
+    points = [CurvePoint(**point) for point in report["curve"]]
+    assert [point.num_train for point in points] == [14, 28, 14, 28, 56]
+    chains = {point.chain_seed for point in points}
+    assert len(chains) == 2 and points[-1].chain_seed == points[0].chain_seed
+    assert len({(point.chain_seed, point.train_seed) for point in points}) == 3
+    fit = fit_curve(points, num_dev=10)
+    told = {each["num_train"]: each for each in report["forecast"]}
+    assert sorted(told) == [84, 112, 168, 224]
+    again = fit.forecast(112)
+    assert (told[112]["low"], told[112]["high"], told[112]["level"]) == pytest.approx((again.low, again.high, 0.8))
+    assert report["retrain_spread"]["df"] == 2 and report["retrain_spread"]["num_seeds"] == 2
+
+
+def test_a_gain_below_the_margin_is_held_against_the_forecast(measured: tuple[Path, dict[str, Any]]) -> None:
+    verdict = measured[1]["verdict"]
+    assert (verdict["outcome"], verdict["reason"]) == ("NOT_WORTH_IT", "below_margin")
+    assert "four times the training rows are not forecast to reach it" in verdict["sentence"]
+
+
+def test_what_was_decided_follows_from_the_files(
+    measured: tuple[Path, dict[str, Any]], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+    with one_core():
+        ran = metier("verify", "-C", measured[0])
+    assert ran.code == 0, ran.err
+
+
+def test_a_second_run_tunes_no_part_again_and_one_chain_is_one_of_the_two(
+    measured: tuple[Path, dict[str, Any]], tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+    project_dir = copy_of(measured[0], tmp_path / "project")
+
+    def tuned_parts() -> int:
+        return len(list((project_dir / ".metier" / "stages").glob("curve-*/*/point.json")))
+
+    before = tuned_parts()
+    assert before == 5
+    with one_core():
+        again = metier("run", "-C", project_dir, "--json")
+        assert again.code == 0 and again.json == measured[1]
+        assert tuned_parts() == before
+        plan = metier("plan", "-C", project_dir, "--json", "--set", "curve.chains=1")
+        without = metier("plan", "-C", project_dir, "--json", "--set", "curve.fractions=[]")
+    assert (plan.json["curve_chains"], without.json["curve_chains"]) == (1, 0)
+    assert plan.json["predicted_s"]["curve"] > without.json["predicted_s"]["curve"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fractions", "told"),
+    [
+        ("[0.5, 0.25]", r"fractions are \[0.5, 0.25\]; expected rising numbers between 0 and 1"),
+        ("[0.5, 1.0]", "expected rising numbers between 0 and 1"),
+        ("[0.5]", "expected 2 or more: with all rows that makes the points of a curve"),
+    ],
+)
+def test_parts_that_make_no_curve_are_refused(fractions: str, told: str, tmp_path: Path) -> None:
+    project_dir = write_project(tmp_path, text=LEAN.replace("fractions = []", f"fractions = {fractions}"))
+    ran = metier("plan", "-C", project_dir)
+    assert ran.code == 2
+    assert re.search(told, ran.err), ran.err
+
+
+def test_a_budget_without_room_says_what_a_curve_would_take(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+    project_dir = write_project(tmp_path / "project", text=WITH_CURVE)
+    with one_core():
+        whole = metier("plan", "-C", project_dir, "--json").json
+        seconds = whole["predicted_s"]
+        tight = (sum(seconds.values()) - seconds["curve"]) / 60 / 0.9 * 1.001
+        found = metier("plan", "-C", project_dir, "--json", "--set", f"budget.minutes={tight}").json
+    assert found["curve_chains"] < 2
+    assert any("learning curve" in sentence for sentence in found["gave_up"])
