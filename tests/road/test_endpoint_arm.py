@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.arms.test_endpoint import Server
+from tests.arms.endpoint_server import Server
 from tests.road.running import copy_of, metier, one_core
 from tests.road.small_project import LEAN, write_project
 
