@@ -102,6 +102,7 @@ def chain_scores(pairs: Pairs, make: Callable[[], Any], *, task: str, chain: int
     order = np.random.default_rng([2026, chain, *task.encode()]).permutation(len(pairs))
     num_dev = min(MAX_DEV, len(pairs) // 4)
     dev, train = [pairs[i] for i in order[:num_dev]], [pairs[i] for i in order[num_dev:]][:MAX_TRAIN]
+    train = train[: len(train) // PARTS[0] * PARTS[0]]  # every part is whole, and the last four times the largest known
     scores: dict[int, float] = {}
     for part in (*PARTS, *HORIZONS):
         rows = train[: len(train) // part]

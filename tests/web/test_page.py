@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from metier.core import DataError
-from metier.core.report import Outcome, report_from_json
+from metier.core.report import CurvePoint, Forecast, Outcome, report_from_json
 from metier.web import render_report, write_report
 from metier.web.sentences import next_step
 from tests.browser.chromium import text_of
@@ -147,3 +147,24 @@ def test_a_report_of_another_version_or_shape_is_refused() -> None:
 def test_the_page_is_written_whole(tmp_path: Path) -> None:
     path = write_report(sample_report(), tmp_path / "index.html")
     assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+
+
+def test_the_learning_curve_has_a_dot_a_point_a_band_and_a_table() -> None:
+    points = tuple(
+        CurvePoint(num_train=num, chain_seed=chain, train_seed=chain, score=score)
+        for num, chain, score in ((100, 1, 0.5), (100, 2, 0.54), (200, 1, 0.6), (400, 1, 0.66))
+    )
+    forecast = tuple(
+        Forecast(num_train=num, low=low, high=high, level=0.8)
+        for num, low, high in ((800, 0.64, 0.74), (1600, 0.65, 0.8))
+    )
+    spread = {"sd": 0.028, "low": 0.0126, "high": 0.9, "num_seeds": 2, "df": 1}
+    page = render_report(replace(sample_report(), curve=points, forecast=forecast, retrain_spread=spread))
+    section = page.partition("What more training rows would bring")[2].partition("</details>")[0]
+    assert section.count("<circle") == 4
+    drawn = [float(value) for value in re.findall(r'c[xy]="([\d.]+)"', section)]
+    drawn += [float(v) for pair in re.findall(r'points="([^"]+)"', section)[0].split() for v in pair.split(",")]
+    assert min(drawn) >= 5 and max(drawn) <= 295
+    for text in ("50.0 %, 54.0 %", "66.0 %", "64.0 % to 74.0 %", "1,600", "80 of 100 times", "differ by 2.8 points"):
+        assert text in section, text
+    assert "What more training rows" not in render_report(replace(sample_report(), curve=()))
