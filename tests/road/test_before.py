@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from metier.core.errors import ConfigError, DataError
+from metier.core.report import CurvePoint, Forecast
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.road.before import Assessed, _assessed
+from metier.road.curve import Pilot
 from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
 
@@ -33,7 +36,9 @@ def trial(name: str, *, right: int, tokens_in: int, of: int = 20) -> FittedTrial
 
 
 def assessed(decision: DecisionConfig, *trials: FittedTrial, num_holdout: int = 500) -> Assessed:
-    session: Any = SimpleNamespace(config=SimpleNamespace(decision=decision, price=PRICE))  # Any: two tables are read
+    session: Any = SimpleNamespace(
+        config=SimpleNamespace(decision=decision, price=PRICE), price_of=lambda _: PRICE
+    )  # Any: read alone
     parts: Any = SimpleNamespace(num_holdout=num_holdout)
     plan: Any = SimpleNamespace(predictions={"tune_minutes": (TUNE_MINUTES, 7.0, 13.0)})
     return _assessed(session, parts, plan, list(trials))
@@ -113,3 +118,28 @@ def test_rows_on_which_no_untuned_arm_can_run_are_refused() -> None:
         DataError, match="none of 1 untuned arm could run on these rows, so there is nothing to compare"
     ):
         assessed(DecisionConfig(margin=0.1), skipped)
+
+
+def test_a_pilot_whose_forecast_stays_below_the_margin_says_not_yet_and_one_that_may_reach_it_does_not() -> None:
+    found = assessed(DecisionConfig(margin=0.1, plan_gain=0.3), HALF)
+    points = tuple(
+        CurvePoint(num_train=num, chain_seed=1, train_seed=2, score=score)
+        for num, score in ((16, 0.2), (32, 0.25), (64, 0.3))
+    )
+
+    def pilot(high: float) -> Pilot:
+        return Pilot(points=points, forecast=Forecast(num_train=256, low=0.3, high=high, level=0.8))
+
+    # .5 on 20 rows: an 80 % interval reaches down by 1.2816 x sqrt(.25 / 20) = .1433, to .3567.
+    assert found.best_low == pytest.approx(0.3567, abs=1e-4)
+    (problem,) = replace(found, pilot=pilot(0.45)).problems
+    assert problem == (
+        "tuned on 64 rows it scores 0.300; on all 256 it is forecast at 0.300 to 0.450 (80 %), while prompt scores 0.357 "
+        "or more: not even the upper end lies 0.1 above it. Collect rows, or take another base."
+    )
+    open_still = replace(found, pilot=pilot(0.46))
+    assert open_still.problems == []
+    assert "tuned: 0.200 on 16 rows, 0.250 on 32 rows, 0.300 on 64 rows; on all 256 forecast 0.300 to 0.460 (80 %)" in (
+        open_still.as_text()
+    )
+    assert open_still.as_json()["pilot"]["forecast"]["high"] == 0.46

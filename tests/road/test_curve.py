@@ -107,3 +107,34 @@ def test_a_budget_without_room_says_what_a_curve_would_take(
         found = metier("plan", "-C", project_dir, "--json", "--set", f"budget.minutes={tight}").json
     assert found["curve_chains"] < 2
     assert any("learning curve" in sentence for sentence in found["gave_up"])
+
+
+NO_SMALL = WITH_CURVE.replace('[[arm]]\nkind = "small"\n\n', "").replace("[0.25, 0.5]", "[0.125, 0.25]")
+OPEN = NO_SMALL.replace("plan_gain = 0.3", "plan_gain = 0.6")
+
+
+def test_assess_tries_a_quarter_of_the_rows_and_a_run_finds_the_parts_done(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+    project_dir = write_project(tmp_path / "project", text=OPEN, num_rows=170)
+    with one_core():
+        clear = metier("assess", "-C", project_dir, "--json", "--set", "decision.plan_gain=0.15")
+        assert (clear.code, clear.json["pilot"]) == (3, None), "too few hold-out rows are known without a pilot"
+        found = metier("assess", "-C", project_dir, "--json")
+        pilot = found.json["pilot"]
+        assert [point["num_train"] for point in pilot["points"]] == [8, 17, 34], found.err
+        assert pilot["forecast"]["num_train"] == 136
+        assert found.json["go"] == (pilot["forecast"]["high"] - 0 >= 0.1), "the prompted base scores nothing here"
+        parts = sorted(
+            path.parent.parent.name for path in (project_dir / ".metier" / "stages").glob("curve-*/*/point.json")
+        )
+        assert parts == ["curve-0-0.0625", "curve-0-0.125", "curve-0-0.25"]
+        times = {
+            path: path.stat().st_mtime_ns
+            for path in (project_dir / ".metier" / "stages").glob("curve-0-*/*/point.json")
+        }
+        ran = metier("run", "-C", project_dir, "--json")
+    assert ran.code == 0, ran.err
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "no part was tuned again"
+    assert [point["num_train"] for point in ran.json["curve"]] == [17, 34, 17, 34, 136]

@@ -1,7 +1,7 @@
 """Was it worth it? Pure functions from scores to a verdict, its price in rows, and leave to look again."""
 
 from metier.assess.checks import cross_checks
-from metier.assess.curve import CurveFit, RetrainSpread, fit_curve, flat_p_value, forecasts, retrain_spread
+from metier.assess.curve import MAX_TIMES, CurveFit, RetrainSpread, fit_curve, flat_p_value, forecasts, retrain_spread
 from metier.assess.decide import Decision, decide
 from metier.assess.guards import assess_guards
 from metier.assess.looks import LookGrant, LookKind, PastLook, next_look
@@ -21,7 +21,7 @@ from metier.assess.value import (
 from metier.assess.wanted import wanted_trials
 
 __all__ = [
-    "CostRatio", "CurveFit", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook",
+    "MAX_TIMES", "CostRatio", "CurveFit", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook",
     "RetrainSpread", "RowsNeeded", "ScoreTable", "TuningCosts", "assess_guards", "break_even_requests", "cross_checks",
     "decide", "fit_curve", "fixed_per_request", "flat_p_value", "forecasts", "gain_bound", "next_look", "planned_gain",
     "resolved_question", "retrain_spread", "value_margin", "verdict_sentence", "wanted_trials",

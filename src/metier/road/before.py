@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from metier.core.errors import DataError, GateClosed, counted
 from metier.core.project_file import ProjectConfig
 from metier.road.cost import machine_cost, request_costs, require_affordable
+from metier.road.curve import Pilot, run_pilot
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import Plan, make_plan
@@ -20,12 +21,16 @@ from metier.road.rehearsal import Rehearsed, rehearse_plan, require_room, with_r
 from metier.road.run import open_session
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_untuned
+from metier.road.tuning import Tuning
 
 if TYPE_CHECKING:
     from metier.assess import TuningCosts
     from metier.tune import Servable
 
 __all__ = ["Assessed", "Planned", "assess_project", "plan_project"]
+
+HALF_80 = 1.2816
+"""Half of an 80 % interval, in standard errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +126,15 @@ class Assessed:
     tune_minutes: float
     tune_cost: float
     currency: str
+    pilot: Pilot | None = None
+    """What a quarter of the rows says of all; None where the answer was clear before, or a quarter is too few rows."""
+
+    @property
+    def best_low(self) -> float:
+        """What the best arm may really score: its dev score less an 80 % interval's half."""
+        score = self.dev_scores[self.best]
+        half = HALF_80 * float(np.sqrt(score * (1 - score) / self.num_dev))
+        return max(0.0, score - half)
 
     @property
     def problems(self) -> list[str]:
@@ -141,6 +155,13 @@ class Assessed:
                 f"the hold-out has {self.num_holdout} rows, about {self.rows_needed} are needed to show a gain of "
                 f"{self.plan_gain:.3g}."
             )
+        if self.pilot is not None and self.pilot.forecast.high - self.best_low < self.margin:
+            told, tried = self.pilot.forecast, self.pilot.points[-1]
+            found.append(
+                f"tuned on {tried.num_train:,} rows it scores {tried.score:.3f}; on all {told.num_train:,} it is "
+                f"forecast at {told.low:.3f} to {told.high:.3f} (80 %), while {self.best} scores {self.best_low:.3f} or "
+                f"more: not even the upper end lies {self.margin:.3g} above it. Collect rows, or take another base."
+            )
         return found
 
     def as_json(self) -> dict[str, Any]:
@@ -154,6 +175,10 @@ class Assessed:
         lines.append(f"headroom above {self.best}: {self.headroom:.3f}; {planned}")
         needed = "no number decides" if self.rows_needed is None else f"about {self.rows_needed}"
         lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8)")
+        if self.pilot is not None:
+            tried = ", ".join(f"{point.score:.3f} on {point.num_train:,} rows" for point in self.pilot.points)
+            told = self.pilot.forecast
+            lines.append(f"tuned: {tried}; on all {told.num_train:,} forecast {told.low:.3f} to {told.high:.3f} (80 %)")
         lines.append(f"tuning: {minutes_text(self.tune_minutes)}, {self.currency} {self.tune_cost:.4f}")
         lines += ["go"] if not self.problems else [f"not yet: {problem}" for problem in self.problems]
         return "\n".join(lines)
@@ -171,6 +196,8 @@ class Assessed:
 def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher | None = None) -> Assessed:
     """Fit the arms that need no tuning on dev, and say whether tuning could show its gain; the hold-out stays shut.
 
+    Where nothing speaks against it yet, tuning is tried on up to a quarter of the rows and forecast to all of them.
+
     Raises:
         ConfigError: at the predicted cost of the tuning not even perfect replies would pay.
         GateClosed: the run does not fit the budget.
@@ -179,7 +206,10 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
         require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
-        return _assessed(session, parts, plan, fit_untuned(session, parts, plan))
+        found = _assessed(session, parts, plan, fit_untuned(session, parts, plan))
+        if found.problems:
+            return found  # the answer is clear, and a pilot would cost what it cannot change
+        return replace(found, pilot=run_pilot(session, parts, Tuning(session, parts, plan)))
 
 
 def _assessed(session: Session, parts: Parts, plan: Plan, trials: list[FittedTrial]) -> Assessed:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.arms import Replier
 from metier.arms.replier import with_instruction
 from metier.core.folders import read_json, write_json
-from metier.core.report import CurvePoint
+from metier.core.report import CurvePoint, Forecast
 from metier.core.seeds import derived_seed, generator
 from metier.road.cut import Parts
 from metier.road.plan import Plan
@@ -28,9 +27,13 @@ from metier.road.tuning import RUN_NAME, Tuning
 if TYPE_CHECKING:
     from metier.assess import CurveFit
 
-__all__ = ["Curve", "fitted", "measure_curve"]
+__all__ = ["Curve", "Pilot", "fitted", "measure_curve", "run_pilot"]
 
 CURVE_VERSION = 1
+PILOT_FRACTIONS = (0.0625, 0.125, 0.25)
+"""Parts of the rows that are tuned before the spend: a forecast reaches four times the largest, all rows."""
+MIN_PILOT_ROWS = 8
+"""Rows of the smallest part; on fewer a model learns nothing that says anything."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,23 +62,52 @@ def measure_curve(session: Session, parts: Parts, plan: Plan, tuning: Tuning) ->
     if not plan.curve_chains:
         return None
     session.progress.enter("curve")
-    seed, fractions = session.config.project.seed, session.config.curve.fractions
-    points = []
+    fractions, points = session.config.curve.fractions, []
     for chain in range(plan.curve_chains):
-        chain_seed = derived_seed(seed, "curve", chain)
         for number, fraction in enumerate(fractions):
             session.progress.advance((chain + number / len(fractions)) / plan.curve_chains)
-            points.append(_point(session, parts, tuning, chain_seed=chain_seed, fraction=fraction))
+            points.append(_point(session, parts, tuning, chain=chain, fraction=fraction))
     points.append(_whole(session, parts, tuning))
     for point in points:
         session.progress.say(f"tuned on {point.num_train:,} rows: dev score {point.score:.3f}")
     return Curve(points=tuple(points), num_dev=len(parts.dev))
 
 
-def _point(session: Session, parts: Parts, tuning: Tuning, *, chain_seed: int, fraction: float) -> CurvePoint:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pilot:
+    """What tuning on a quarter of the rows says of tuning on all of them."""
+
+    points: tuple[CurvePoint, ...]
+    forecast: Forecast
+    """Score of the tuning on all rows, on as many new rows as the hold-out has."""
+
+
+def run_pilot(session: Session, parts: Parts, tuning: Tuning) -> Pilot | None:
+    """Tune on a sixteenth, an eighth and a quarter of the rows; None where that is too few rows, or pairs are learned.
+
+    A run of the same plan measures its learning curve on the same parts, and finds these done.
+    """
+    from metier.assess import MAX_TIMES, fit_curve
+
+    num_rows = len(tuning.rendered.train)
+    if session.config.tune.objective != "sft" or round(PILOT_FRACTIONS[0] * num_rows) < MIN_PILOT_ROWS:
+        return None
+    session.progress.enter("curve")
+    points = []
+    for number, fraction in enumerate(PILOT_FRACTIONS):
+        session.progress.advance(number / len(PILOT_FRACTIONS))
+        points.append(_point(session, parts, tuning, chain=0, fraction=fraction))
+        session.progress.say(f"tuned on {points[-1].num_train:,} rows: dev score {points[-1].score:.3f}")
+    fit = fit_curve(points, num_dev=len(parts.dev))
+    whole = min(num_rows, int(MAX_TIMES * fit.num_train))  # the quarter is rounded
+    return Pilot(points=tuple(points), forecast=fit.forecast(whole, num_rows=parts.num_holdout))
+
+
+def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fraction: float) -> CurvePoint:
     """One part of one chain, tuned and scored as a stage of its own; a killed one goes on at its last checkpoint."""
     from metier.tune import tune
 
+    chain_seed = derived_seed(session.config.project.seed, "curve", chain)
     rows, train_seed = tuning.rendered.train, derived_seed(chain_seed, "tune")
     order = generator(chain_seed, "rows").permutation(len(rows))
     taken = sorted(order[: max(1, round(fraction * len(rows)))].tolist())
@@ -95,10 +127,10 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain_seed: int, f
         write_json(stage_dir / "point.json", {"num_train": len(taken), "score": score})
 
     stage = session.stage(
-        f"curve-{chain_seed % 10**6}-{fraction:g}",
+        f"curve-{chain}-{fraction:g}",
         version=CURVE_VERSION,
-        inputs={"tune": tuning.sft_stage.hash},
-        config={"chain_seed": chain_seed, "fraction": fraction},
+        inputs=tuning.inputs,
+        config={"tune": asdict(config), "chain_seed": chain_seed, "fraction": fraction},
         work=work,
         resumable=True,
         processes=config.processes,
@@ -128,7 +160,7 @@ def _dev_score(session: Session, parts: Parts, tuning: Tuning, tuned_dir: Path) 
     """Mean primary score of all dev rows."""
     tuned_arm = next(arm for arm in session.config.arm if arm.kind == "tuned")
     instruction = instruction_text(tuned_arm, session.wordings)
-    replier = Replier(session.tuned_handle(tuned_dir), session.renderer, tuning.facts["max_reply_tokens"])
+    replier = session.replier(session.tuned_handle(tuned_dir), tuning.rendered.golds)
     replies = replier.reply(parts.dev, [with_instruction(row, instruction) for row in parts.dev])
     scored = session.grader.score_all(parts.dev, [reply.text for reply in replies])
     return float(np.mean([each.score for each in scored]))

@@ -68,6 +68,18 @@ class Tuning:
         """The last finished stage of the objective; a killed run goes on at its last checkpoint."""
         return self.sft_stage if self.session.config.tune.objective == "sft" else self.dpo_stage
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What every tuning of this plan rests on."""
+        base = self.session.base
+        plan = self.session.stages["plan"].hash
+        return {
+            "split": self.parts.stage_hash,
+            "base": base.function_sha256,
+            "template": base.template_sha256,
+            "plan": plan,
+        }
+
     @cached_property
     def sft_stage(self) -> Stage:
         """The finished stage of the gold replies: the adapter of the best dev loss."""
@@ -93,12 +105,7 @@ class Tuning:
         return session.stage(
             "tune",
             version=TUNE_VERSION,
-            inputs={
-                "split": self.parts.stage_hash,
-                "base": session.base.function_sha256,
-                "template": session.base.template_sha256,
-                "plan": session.stages["plan"].hash,
-            },
+            inputs=self.inputs,
             config={"tune": asdict(config), "seed": seed, "num_train_rows": self.plan.num_train_rows},
             work=work,
             resumable=True,
