@@ -21,8 +21,9 @@ from metier.assess.value import (
 from metier.assess.wanted import wanted_trials
 
 __all__ = [
-    "MAX_TIMES", "CostRatio", "CurveFit", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind", "PastLook",
-    "RetrainSpread", "RowsNeeded", "ScoreTable", "TuningCosts", "assess_guards", "break_even_requests", "cross_checks",
-    "decide", "fit_curve", "fixed_per_request", "flat_p_value", "forecasts", "gain_bound", "next_look", "planned_gain",
-    "resolved_question", "retrain_spread", "value_margin", "verdict_sentence", "wanted_trials",
+    "MAX_TIMES", "CostRatio", "CurveFit", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind",
+    "PastLook", "RetrainSpread", "RowsNeeded", "ScoreTable", "TuningCosts", "assess_guards", "break_even_requests",
+    "cross_checks", "decide", "fit_curve", "fixed_per_request", "flat_p_value", "forecasts", "gain_bound",
+    "next_look", "planned_gain", "resolved_question", "retrain_spread", "value_margin", "verdict_sentence",
+    "wanted_trials",
 ]  # fmt: skip

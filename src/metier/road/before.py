@@ -159,8 +159,8 @@ class Assessed:
             told, tried = self.pilot.forecast, self.pilot.points[-1]
             found.append(
                 f"tuned on {tried.num_train:,} rows it scores {tried.score:.3f}; on all {told.num_train:,} it is "
-                f"forecast at {told.low:.3f} to {told.high:.3f} (80 %), while {self.best} scores {self.best_low:.3f} or "
-                f"more: not even the upper end lies {self.margin:.3g} above it. Collect rows, or take another base."
+                f"forecast at {told.low:.3f} to {told.high:.3f} (80 %), while {self.best} scores {self.best_low:.3f} "
+                f"or more: not even the upper end lies {self.margin:.3g} above it. Collect rows, or change the base."
             )
         return found
 
