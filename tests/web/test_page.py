@@ -13,6 +13,7 @@ import pytest
 from metier.core import DataError
 from metier.core.report import CurvePoint, Forecast, Outcome, report_from_json
 from metier.web import render_report, write_report
+from metier.web.charts import frontier
 from metier.web.sentences import next_step
 from tests.browser.chromium import text_of
 from tests.web.sample_report import sample_report
@@ -168,3 +169,23 @@ def test_the_learning_curve_has_a_dot_a_point_a_band_and_a_table() -> None:
     for text in ("50.0 %, 54.0 %", "66.0 %", "64.0 % to 74.0 %", "1,600", "80 of 100 times", "differ by 2.8 points"):
         assert text in section, text
     assert "What more training rows" not in render_report(replace(sample_report(), curve=()))
+
+
+def test_quality_against_cost_names_who_beats_an_arm_in_both_and_who_is_beaten_by_nobody() -> None:
+    report = sample_report()
+    first = next(arm for arm in report.arms if arm.score is not None)
+    made = {"cheap": (0.5, 0.0), "dear": (0.4, 2.0), "tuned": (0.8, 1.0), "bought": (0.8, 3.0), "best": (0.9, 5.0)}
+    arms = tuple(
+        replace(first, name=name, score=score, cost_per_1k_requests=cost) for name, (score, cost) in made.items()
+    )
+    found = frontier(replace(report, arms=arms))
+    assert found is not None
+    beaten = {line["arm"].name: line["beaten_by"] for line in found["lines"]}
+    assert beaten == {"cheap": "", "dear": "tuned", "tuned": "", "bought": "tuned", "best": ""}
+    assert [line["arm"].name for line in found["lines"]] == ["cheap", "tuned", "dear", "bought", "best"], "by cost"
+    assert float(found["lines"][0]["x"]) == 5 and float(found["lines"][-1]["x"]) == 295
+    assert frontier(replace(report, arms=arms[:1])) is None
+    page = render_report(report)
+    section = page.partition("Quality against cost")[2].partition("</details>")[0]
+    assert section.count("<circle") == sum(arm.score is not None for arm in report.arms)
+    assert "nothing: on the frontier" in section

@@ -7,13 +7,13 @@ The page computes nothing: every number stands in `report.json`, with its unit, 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from metier.core.folders import write_bytes
 from metier.core.report import ArmReport, Outcome, Report
 from metier.web import sentences
+from metier.web.charts import dev_curve, frontier, learning_curve
 from metier.web.sentences import DROP_REASONS, SKIP_REASONS
 from metier.web.templating import environment, styles, without_control
 
@@ -71,6 +71,7 @@ def render_report(report: Report) -> str:
         cross_checks=sentences.cross_check_lines(report),
         curve=dev_curve(report),
         learning=learning_curve(report),
+        frontier=frontier(report),
         kinds=_KINDS,
         skip_reasons=SKIP_REASONS,
         css=styles("report.css"),
@@ -116,55 +117,3 @@ def dropped_lines(report: Report) -> list[dict[str, Any]]:
     if report.data.failed:
         lines.append({"reason": "failed", "text": "not readable as a row", "n": report.data.failed})
     return lines
-
-
-def dev_curve(report: Report) -> dict[str, Any] | None:
-    """Points of the dev loss as an SVG polyline in a 300 x 80 box, or None with fewer than two."""
-    points = [(p["step"], p["dev_loss_nats"]) for p in report.dev_curve if "dev_loss_nats" in p]
-    if len(points) < 2:
-        return None
-    steps, losses = [p[0] for p in points], [p[1] for p in points]
-    span = max(losses) - min(losses) or 1.0
-    width = max(steps) - min(steps) or 1
-    pairs = [(300 * (s - min(steps)) / width, 75 - 70 * (v - min(losses)) / span) for s, v in points]
-    is_pairs = report.model.get("config", {}).get("objective") == "dpo"
-    return {
-        "name": "Loss of pairs set aside" if is_pairs else "Dev loss",
-        "unit": "nats a pair" if is_pairs else "nats a token",
-        "num_steps": report.model.get("num_steps", 0),
-        "line": " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs),
-        "first": losses[0],
-        "best": min(losses[1:]),  # step 0 is the model it started from, which is never kept
-        "last_step": max(steps),
-    }
-
-
-CURVE_WIDTH, CURVE_HEIGHT = 300.0, 120.0
-
-
-def learning_curve(report: Report) -> dict[str, Any] | None:
-    """Dev scores over train rows with the forecast band as SVG in a 300 x 120 box, and a table; None without points."""
-    if not report.curve:
-        return None
-    rows = sorted({point.num_train for point in report.curve})
-    scores = [point.score for point in report.curve]
-    lows, highs = [each.low for each in report.forecast], [each.high for each in report.forecast]
-    left, right = math.log(rows[0]), math.log(max([rows[-1], *(each.num_train for each in report.forecast)]))
-    low, high = min([*scores, *lows]), max([*scores, *highs])
-
-    def at(num_train: int, score: float) -> tuple[float, float]:
-        x = 5 + (CURVE_WIDTH - 10) * (math.log(num_train) - left) / ((right - left) or 1.0)
-        return x, 5 + (CURVE_HEIGHT - 10) * (high - score) / ((high - low) or 1.0)
-
-    last = [point.score for point in report.curve if point.num_train == rows[-1]]
-    top = [(rows[-1], max(last)), *((each.num_train, each.high) for each in report.forecast)]
-    bottom = [(rows[-1], min(last)), *((each.num_train, each.low) for each in report.forecast)]
-    return {
-        "points": [tuple(f"{value:.1f}" for value in at(point.num_train, point.score)) for point in report.curve],
-        "band": " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*each) for each in [*top, *bottom[::-1]])),
-        "table": [
-            {"rows": num, "scores": [point.score for point in report.curve if point.num_train == num]} for num in rows
-        ],
-        "level": f"{100 * report.forecast[0].level:g}" if report.forecast else "",
-        "spread": report.retrain_spread,
-    }
