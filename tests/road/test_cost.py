@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from metier.core.arm_config import ArmConfig, EndpointConfig
 from metier.core.errors import GateClosed
 from metier.core.settings import BudgetConfig, PriceConfig
-from metier.road.cost import require_affordable
+from metier.road.cost import require_affordable, stale_prices
 from tests.road.running import events_of, metier
 from tests.road.small_project import write_project
 
@@ -33,3 +35,16 @@ def test_no_verb_goes_beyond_the_plan_of_a_run_that_costs_too_much(tmp_path: Pat
         assert "error: the run is predicted to cost" in ran.err
     assert not list((project / ".metier").rglob("arm.json"))
     assert "look_opened" not in events_of(project)
+
+
+def test_prices_that_were_looked_up_more_than_ninety_days_ago_are_told() -> None:
+    asked = EndpointConfig(url="https://x/v1", model="m", max_money=1, token_in=1, token_out=1, date="2026-08-01")
+    arms = [ArmConfig(kind="endpoint", name="bought", endpoint=asked), ArmConfig(kind="prompt")]
+    today = date(2026, 11, 26)
+    assert stale_prices(PriceConfig(date="2026-08-28"), arms, today=today) == [
+        "the prices of [arm.endpoint] of bought were looked up 117 days ago; prices move: look again."
+    ]
+    assert stale_prices(PriceConfig(date="2026-08-27"), arms[1:], today=today) == [
+        "the prices of [price] were looked up 91 days ago; prices move: look again."
+    ]
+    assert stale_prices(PriceConfig(), arms[1:], today=today) == [], "assumed prices are told as assumed"

@@ -7,6 +7,7 @@ machine is busy with it at concurrency 1: the dearest way to serve, so no arm lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from metier.core.errors import GateClosed
 from metier.core.settings import BudgetConfig, PriceConfig
 from metier.core.trials import Reply
 
-__all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs", "require_affordable"]
+__all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs", "require_affordable", "stale_prices"]
+
+STALE_DAYS = 90
+"""Prices of one machine differed 2.3-fold between vendors in 2026, and move within months."""
 
 
 def request_costs(replies: Sequence[Reply], price: PriceConfig) -> list[float]:
@@ -45,6 +49,20 @@ def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig)
             f"Set [budget] minutes to {paid_minutes:.3g}, what the money pays for: the plan fits the tuning into "
             "it. Or raise money."
         )
+
+
+def stale_prices(price: PriceConfig, arms: Sequence[ArmConfig], *, today: date) -> list[str]:
+    """A sentence for every dated price that was looked up more than `STALE_DAYS` ago."""
+    dated = {"[price]": price.date}
+    dated |= {
+        f"[arm.endpoint] of {arm.name or arm.kind}": arm.endpoint.date for arm in arms if arm.endpoint is not None
+    }
+    ages = {name: (today - date.fromisoformat(day)).days for name, day in dated.items() if day}
+    return [
+        f"the prices of {name} were looked up {age} days ago; prices move: look again."
+        for name, age in ages.items()
+        if age > STALE_DAYS
+    ]
 
 
 def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) -> dict[str, float] | None:

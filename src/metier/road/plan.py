@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ from metier.core.project_file import ProjectConfig
 from metier.core.seeds import generator
 from metier.core.tune_config import DpoConfig, TuneConfig
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
+from metier.road.cost import stale_prices
 from metier.road.cut import Parts
 from metier.road.mining import DEV_SHARE
 from metier.road.rendered import render_parts
@@ -123,6 +125,8 @@ def make_plan(session: Session, parts: Parts) -> Plan:
     session.dtype = plan.dtype
     for sentence in plan.gave_up:
         session.progress.say(f"given up for the budget: {sentence}")
+    for sentence in stale_prices(config.price, config.arm, today=datetime.now(UTC).date()):
+        session.progress.say(sentence)
     minutes = plan.predictions["run_minutes"]
     session.progress.predicted_s = dict(plan.predicted_s)
     session.progress.say(f"about {minutes[0]:.1f} minutes ({minutes[1]:.1f} to {minutes[2]:.1f}); {plan.size}")
