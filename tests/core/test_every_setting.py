@@ -187,6 +187,10 @@ RUN_BY = (
 LEARNED_BY = ("loss", "beta", "label_smoothing", "length_normalised", "lr", "passes")
 PROVEN: dict[tuple[type[Settings], str], str] = {
     (ProjectTable, "name"): f"{RUN}::test_the_report_carries_the_name_of_the_project",
+    (
+        ArmConfig,
+        "near",
+    ): "tests/arms/test_meaning.py::test_the_nearest_rows_by_meaning_are_those_a_person_would_name_and_are_restored",
     (ArmConfig, "endpoint"): "tests/road/test_endpoint_arm.py::test_a_bought_model_is_an_arm_like_the_others",
     **{
         (EndpointConfig, f.name): "tests/arms/test_endpoint.py::test_another_value_asks_pays_or_waits_otherwise"

@@ -1,4 +1,4 @@
-"""Train rows nearest to a prompt by TF-IDF cosine: the one index of the retrieval and the small arm."""
+"""Train rows nearest to a prompt, by TF-IDF or by meaning: the one index of the retrieval and the small arm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ import numpy as np
 from metier.core.errors import DataError
 from metier.core.rows import Row
 
-__all__ = ["Near", "NearestRows"]
+__all__ = ["MEANING", "Near", "NearestRows"]
+
+MEANING = "meaning"
+"""The analyzer that compares sentence embeddings (all-MiniLM-L6-v2) instead of words."""
+
+
+class _Embeddings:
+    """Sentence embeddings in the form of a vectorizer."""
+
+    @staticmethod
+    def transform(texts: Sequence[str]) -> Any:  # Any: an array (texts, E), as the sparse matrices beside it
+        from metier.models import embed_sentences
+
+        return embed_sentences(texts)
 
 
 class Near(NamedTuple):
@@ -19,22 +32,22 @@ class Near(NamedTuple):
 
     row: Row
     similarity: float
-    """Cosine of its TF-IDF vector and that of the prompt, 0-1."""
+    """Cosine of its vector and that of the prompt: 0-1 by TF-IDF, -1 to 1 by meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class NearestRows:
-    """TF-IDF vectors of the train prompts."""
+    """Vectors of the train prompts."""
 
     rows: Sequence[Row]
     vectorizer: Any  # Any: scikit-learn is untyped
-    matrix: Any  # Any: a SciPy sparse matrix (rows, terms), rows of unit length
+    matrix: Any  # Any: a SciPy sparse matrix (rows, terms), or an array (rows, E) by meaning; rows of unit length
     read: Callable[[str], str] = str
     """What is read of a prompt: all of it, or its form without names and numbers."""
 
     @classmethod
     def build(cls, rows: Sequence[Row], *, analyzer: str = "word", read: Callable[[str], str] = str) -> NearestRows:
-        """Index the prompts of rows by words and word pairs, or by character 3- to 5-grams inside words.
+        """Index the prompts of rows by words and word pairs, by character 3- to 5-grams inside words, or by meaning.
 
         Raises:
             DataError: no rows.
@@ -43,6 +56,9 @@ class NearestRows:
 
         if not rows:
             raise DataError("NearestRows.build: 0 rows; expected at least one train row to find.")
+        if analyzer == MEANING:
+            embeddings = _Embeddings()
+            return cls(rows, embeddings, embeddings.transform([read(row.prompt_text) or " " for row in rows]), read)
         ngram = (1, 2) if analyzer == "word" else (3, 5)
         # One-letter words and digits count: in short tickets they tell cases apart.
         pattern = r"(?u)\b\w+\b"
@@ -57,8 +73,8 @@ class NearestRows:
             matrix = vectorizer.fit_transform(texts)
         return cls(rows, vectorizer, matrix, read)
 
-    def terms(self, rows: Sequence[Row]) -> Any:  # Any: a SciPy sparse matrix (rows, terms)
-        """The TF-IDF vectors of the prompts of rows."""
+    def terms(self, rows: Sequence[Row]) -> Any:  # Any: as `matrix`
+        """The vectors of the prompts of rows."""
         return self.vectorizer.transform([self.read(row.prompt_text) for row in rows])
 
     def nearest(self, rows: Sequence[Row], k: int) -> list[list[Row]]:
@@ -69,7 +85,8 @@ class NearestRows:
         """What `nearest` finds, with the cosine similarities."""
         if not rows:
             return []
-        similarity = (self.terms(rows) @ self.matrix.T).toarray()
+        found = self.terms(rows) @ self.matrix.T
+        similarity = found if isinstance(found, np.ndarray) else found.toarray()
         order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
         return [
             [Near(self.rows[int(i)], float(alike[i])) for i in line]

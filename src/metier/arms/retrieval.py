@@ -1,4 +1,4 @@
-"""The base model shown the train rows nearest to each prompt (TF-IDF cosine); their number chosen on dev."""
+"""The base model shown the train rows nearest to each prompt, by words or by meaning; how many is chosen on dev."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
-from metier.arms.nearest import NearestRows
+from metier.arms.nearest import MEANING, NearestRows
 from metier.arms.replier import Conversation, Replier, needs_of_examples, text_fingerprint, with_instruction
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["RetrievalArm"]
 
 DEFAULT_K = (1, 3)
+ANALYZER = {"words": "word", "meaning": MEANING}
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalArm:
-    """Recipe: the k nearest train rows as examples, nearest last; k chosen on dev."""
+    """Recipe: the k nearest train rows as examples, nearest last; k and what is near chosen on dev."""
 
     name: str
     replier: Replier
@@ -34,6 +35,8 @@ class RetrievalArm:
     carries: str = "full"
     """full, short or none: which instruction that is."""
     kind: str = "retrieval"
+    near: tuple[str, ...] = ("words",)
+    """words, meaning or both."""
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
         """Train rows to retrieve from, and room for one of them in the context."""
@@ -41,19 +44,21 @@ class RetrievalArm:
 
     def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Score every k on dev; a k beyond the train rows shows them all."""
-        index = NearestRows.build(train)
-        fitted = {
-            f"k={k}": FittedRetrieval(self.name, self.replier, self.instruction, self.carries, index, k)
-            for k in dict.fromkeys(min(k, len(train)) for k in self.k_choices)
-        }
+        fitted = {}
+        for near in self.near:
+            index = NearestRows.build(train, analyzer=ANALYZER[near])
+            for k in dict.fromkeys(min(k, len(train)) for k in self.k_choices):
+                arm = FittedRetrieval(self.name, self.replier, self.instruction, self.carries, index, k, near=near)
+                fitted[f"k={k}" if near == "words" else f"k={k}, by {near}"] = arm
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
         return replace(fitted[chosen.name], chosen_from=chosen.tried)
 
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
         """The arm that `describe()` told of."""
         tried = choices_from_json(description["tried"])
-        index, k, carries = NearestRows.build(train), description["k"], description["carries"]
-        return FittedRetrieval(self.name, self.replier, self.instruction, carries, index, k, tried)
+        k, carries, near = description["k"], description["carries"], description["near"]
+        index = NearestRows.build(train, analyzer=ANALYZER[near])
+        return FittedRetrieval(self.name, self.replier, self.instruction, carries, index, k, tried, near=near)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,14 @@ class FittedRetrieval:
     k: int
     chosen_from: Sequence[Choice] = ()
     kind: str = "retrieval"
+    near: str = "words"
 
     @property
     def fingerprint(self) -> str:
-        """Hash of model, instruction, k and the rows retrieved from."""
+        """Hash of model, instruction, k, what is near, and the rows retrieved from."""
         root = merkle_root(row.row_id for row in self.index.rows)
-        return text_fingerprint(self.kind, self.replier.fingerprint, self.instruction, str(self.k), root)
+        how = str(self.k) if self.near == "words" else f"{self.k} by {self.near}"
+        return text_fingerprint(self.kind, self.replier.fingerprint, self.instruction, how, root)
 
     def conversation(self, row: Row, found: Sequence[Row]) -> Conversation:
         """The nearest rows, the nearest one last, and the prompt; the farthest are left out where they do not fit."""
@@ -102,4 +109,4 @@ class FittedRetrieval:
     def describe(self) -> dict[str, Any]:
         """The chosen k, and which instruction every request carries."""
         tried = choices_as_json(self.chosen_from)
-        return {"k": self.k, "carries": self.carries, "tried": tried}
+        return {"k": self.k, "near": self.near, "carries": self.carries, "tried": tried}

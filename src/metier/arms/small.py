@@ -1,4 +1,6 @@
-"""The small task model: TF-IDF with logistic regression for labels, the nearest reply with its slots filled for text.
+"""The small task model: logistic regression for labels, the nearest reply with its slots filled for text.
+
+Both read TF-IDF, or the frozen embeddings of a small sentence model.
 
 Trains in seconds; a label takes it about two milliseconds, a reply about ten. Where it is as good, no
 language model is needed.
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
-from metier.arms.nearest import Near, NearestRows
+from metier.arms.nearest import MEANING, Near, NearestRows
 from metier.arms.replier import text_fingerprint
 from metier.arms.slots import fill, masked, number_gap
 from metier.core.hashing import merkle_root
@@ -44,6 +46,8 @@ class SmallArm:
     name: str
     grader: Grader
     kind: str = "small"
+    near: tuple[str, ...] = ("words",)
+    """words, meaning or both."""
 
     def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:  # noqa: ARG002  # the contract's form
         """Train rows; for labels at least two classes."""
@@ -69,11 +73,12 @@ class SmallArm:
         return FittedSmall(self.name, setting, train, _answerer(train, setting), tried)
 
     def _settings(self, train: Sequence[Row]) -> list[dict[str, Any]]:
+        analyzers = (ANALYZERS if "words" in self.near else ()) + ((MEANING,) if "meaning" in self.near else ())
         if _is_labelling(train):
-            return [{"model": "classifier", "analyzer": a, "strength": c} for a in ANALYZERS for c in STRENGTHS]
+            return [{"model": "classifier", "analyzer": a, "strength": c} for a in analyzers for c in STRENGTHS]
         return [
             {"model": "nearest", "analyzer": a, "slots": s, "masked": m}
-            for a in ANALYZERS
+            for a in analyzers
             for s, m in ((True, False), (True, True), (False, False))
         ]
 

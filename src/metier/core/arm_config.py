@@ -67,6 +67,8 @@ class ArmConfig(Settings):
     """Which instruction the arm carries (few_shot, retrieval: full by default; tuned: none by default)."""
     k: tuple[int, ...] = ()
     """Numbers of examples to choose among on dev (few_shot, retrieval)."""
+    near: tuple[Literal["words", "meaning"], ...] = ("words",)
+    """How rows are compared, each tried on dev (retrieval, small): TF-IDF of words, or sentence embeddings."""
     endpoint: EndpointConfig | None = None
     """What is asked (endpoint)."""
 
@@ -77,6 +79,12 @@ class ArmConfig(Settings):
             raise ConfigError(
                 f"k is {list(self.k)}, but an arm of kind {self.kind!r} shows no examples; drop the setting."
             )
+        if self.near != ("words",) and self.kind not in ("retrieval", "small"):
+            raise ConfigError(
+                f"near is {list(self.near)}, but an arm of kind {self.kind!r} compares no rows; drop the setting."
+            )
+        if not self.near or len(set(self.near)) < len(self.near):
+            raise ConfigError(f"near is {list(self.near)}; expected 'words', 'meaning' or both, each once.")
         if min(self.k, default=1) < 1:
             raise ConfigError(
                 f"k is {list(self.k)}; expected 1 or more examples each. Add an arm of kind 'prompt' for none at all."
@@ -96,5 +104,9 @@ class ArmConfig(Settings):
     def as_question(self) -> dict[str, Any]:  # Any: JSON values
         """What of the arm is part of the question: another key, cap or time-out asks nothing else."""
         values = asdict(self)
-        endpoint = values.pop("endpoint")
-        return values if endpoint is None else {**values, "endpoint": {name: endpoint[name] for name in ASKED}}
+        endpoint, near = values.pop("endpoint"), values.pop("near")
+        if endpoint is not None:
+            values["endpoint"] = {name: endpoint[name] for name in ASKED}
+        if near != ("words",):  # what stood before there was a choice keeps its hash
+            values["near"] = list(near)
+        return values

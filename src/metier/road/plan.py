@@ -352,7 +352,7 @@ def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) 
             "prompt_tokens": work.prompt_tokens[kind],
             "reply_tokens": work.gold_tokens if kind == "tuned" else speeds.base_reply_tokens,
         }
-        candidates = CANDIDATES[kind] * (len(arm.k) / 3 if arm.k else 1)
+        candidates = CANDIDATES[kind] * (len(arm.k) / 3 if arm.k else 1) * len(arm.near)
         arms_s += candidates * speeds.batch_s(num_rows=screened, **size)
         arms_s += min(candidates, FINALISTS) * speeds.batch_s(num_rows=rest, **size)
         alone = speeds.single_s(size["prompt_tokens"], size["reply_tokens"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DevReplies", "FittedTrial", "arm_name", "fit_arms", "fit_untuned"]
 
-ARM_VERSION = 3
+ARM_VERSION = 4
 LATENCY_ROWS = 40
 """Dev prompts answered one at a time for latency; their replies are the dev scores of the report."""
 
@@ -161,7 +161,7 @@ def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[Ren
     """The recipe of an arm that needs no tuning, from its settings."""
     name, grader = arm_name(config), session.grader
     if config.kind == "small":
-        return SmallArm(name, grader)
+        return SmallArm(name, grader, near=config.near)
     if config.endpoint is not None:
         remote = EndpointReplier(config.endpoint, session.calls(name), max_reply_tokens(golds))
         return PromptArm(name, remote, grader, session.wordings, kind="endpoint")
@@ -172,7 +172,7 @@ def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[Ren
     carries = (config.instruction or "full") if instruction else "none"
     if config.kind == "few_shot":
         return FewShotArm(name, replier, grader, instruction, config.k or plan.few_shot_k, carries)
-    return RetrievalArm(name, replier, grader, instruction, config.k or plan.retrieval_k, carries)
+    return RetrievalArm(name, replier, grader, instruction, config.k or plan.retrieval_k, carries, near=config.near)
 
 
 def measure(session: Session, arm: FittedArm, dev: Sequence[Row]) -> DevReplies:
