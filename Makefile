@@ -47,6 +47,9 @@ mutate: $(VENV)/.dev  ## every mutant must be caught by its own error
 
 bench: $(VENV)/.dev  ## the long measurements; prints one JSON object each
 	$(BIN)/python benchmarks/decision_rates.py --json
+	$(BIN)/python benchmarks/curve_backtest.py --json
+	$(BIN)/python benchmarks/curve_tuned.py --json
+	$(BIN)/python benchmarks/loraland.py --json
 	$(BIN)/python benchmarks/tune_speed.py --json
 	$(BIN)/python benchmarks/preference.py --json
 	$(BIN)/python benchmarks/plan_accuracy.py --json
