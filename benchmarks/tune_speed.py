@@ -145,7 +145,7 @@ def search_best(job: Job, lengths: list[int], trained: list[int], *, quick: bool
     best = max(batch_sizes()[1:2] if quick else batch_sizes(), key=speed)
     speeds = {best.name: max(entry["tokens_per_s"] for entry in tried)}
     around = {best.name: best}
-    for side in neighbours(best)[:1] if quick else neighbours(best):
+    for side in neighbours(best)[1:2] if quick else neighbours(best):  # padding-free is what TRL refuses most easily
         speeds[side.name], around[side.name] = speed(side), side
     fastest = max(speeds, key=lambda name: speeds[name])
     return replace(around[fastest], name="trl_best"), tried
@@ -179,8 +179,7 @@ def compare_speed(
         "peak_gib_above_base": peak,
         "roofline_share": spread([turn["roofline_share"] for turn in found["metier"]]),
         **{name: spread(values) for name, values in ratios.items()},
-        "memory_ratio_vs_nockpt": peak["metier"] / peak["trl_nockpt"],
-        "memory_ratio_vs_defaults": peak["metier"] / peak["trl_defaults"],
+        **{f"memory_ratio_vs_{peer.name}": peak[METIER.name] / peak[peer.name] for peer in peers},
     }
 
 
@@ -264,7 +263,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
         }
         best, tried = search_best(job, lengths, trained, quick=args.quick)
         result |= {"trl_best": asdict(best), "trl_tried": tried}
-        peers = [DEFAULTS, WITHOUT_CHECKPOINTING, best]
+        peers = [WITHOUT_CHECKPOINTING, best] if args.quick else [DEFAULTS, WITHOUT_CHECKPOINTING, best]
         result |= compare_speed(job, peers, turns=args.turns, lengths=lengths, trained=trained)
         result |= compare_gradients(job)
         result |= compare_passes(job, best, seeds=args.seeds, num_rows=pass_rows, num_dev=dev_rows)
