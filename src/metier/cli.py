@@ -263,7 +263,7 @@ def tune(
 
 @app.command()
 def assess(directory: Dir = HERE, settings: Set = None, as_json: AsJson = False) -> None:
-    """Before spending: what the untuned arms reach on dev, and whether the hold-out could show the gain.
+    """Before spending: what the untuned arms reach on dev, what the hold-out could show, and a tuning on a quarter.
 
     Example: metier assess -C support
     """

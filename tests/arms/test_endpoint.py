@@ -21,7 +21,7 @@ from metier.core.settings import PriceConfig
 from metier.road.calls import StoredCalls, drop_answers
 from metier.road.cost import price_entries
 from tests.arms.builders import EXACT
-from tests.arms.endpoint_server import Server, chunk
+from tests.arms.endpoint_server import Server, chunk, start_stream
 from tests.render.builders import row
 
 KEY = bytes(range(32))
@@ -95,6 +95,13 @@ def test_rows_are_asked_once_and_a_second_run_asks_nothing(server: Server, tmp_p
     assert len(server.bodies) == 5, "another instruction is another question"
 
 
+def test_two_rows_with_one_prompt_are_asked_for_once(server: Server, tmp_path: Path) -> None:
+    server.delay_s = 0.1
+    one = replier(server, tmp_path / "calls.jsonl", concurrency=4)
+    assert ask(one, [ROWS[0]] * 4) == TEXTS[:1] * 4
+    assert len(server.bodies) == 1
+
+
 def test_what_is_kept_holds_neither_text_nor_key(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     ask(replier(server, path))
@@ -149,7 +156,17 @@ def ends_early(server: Server) -> Callable[[BaseHTTPRequestHandler], bool]:
     return half
 
 
-@pytest.mark.parametrize("how", [hangs, breaks_off, ends_early])
+def is_no_json(server: Server) -> Callable[[BaseHTTPRequestHandler], bool]:
+    def garbled(to: BaseHTTPRequestHandler) -> bool:
+        start_stream(to)
+        chunk(to, b"data: {half a line\n\n")
+        chunk(to, b"")
+        return True
+
+    return garbled
+
+
+@pytest.mark.parametrize("how", [hangs, breaks_off, ends_early, is_no_json])
 def test_an_answer_that_is_lost_on_the_way_is_asked_for_again_and_counted_at_its_most(
     how: Callable[[Server], Callable[[BaseHTTPRequestHandler], bool]], server: Server, tmp_path: Path
 ) -> None:
@@ -203,6 +220,7 @@ def test_what_asking_again_would_not_mend_is_told_at_once(code: int, told: str, 
         ({"prompt_tokens": 20, "completion_tokens": 0, "total_tokens": 20}, "0 reply tokens for 10 characters"),
         ({"prompt_tokens": 20, "completion_tokens": 31, "total_tokens": 51}, "31 reply tokens, where at most 30"),
         ({"prompt_tokens": 20, "completion_tokens": -5, "total_tokens": 15}, "-5 reply tokens"),
+        ({"prompt_tokens": 57, "completion_tokens": 5, "total_tokens": 62}, "57 prompt tokens, where .* more than 56"),
     ],
 )
 def test_a_usage_that_cannot_be_true_is_refused_and_its_answer_neither_lost_nor_asked_for_again(
@@ -223,7 +241,8 @@ def test_the_cap_of_money_is_never_passed_and_a_raised_one_goes_on(
     cap = 2 * 40 / 1e6 + most
     path = tmp_path / "calls.jsonl"
     with pytest.raises(
-        GateClosed, match=r"spent, and the next request may cost 0\.0002; .* max_money is .*raise max_money"
+        GateClosed,
+        match=r"spent, requests on their way may cost .* next one 0\.0002; .* max_money is .*raise max_money",
     ):
         ask(replier(server, path, max_money=cap, concurrency=concurrency), ROWS)
     first = len(server.bodies)
@@ -298,7 +317,7 @@ def test_settings_that_do_not_fit_are_refused(values: dict[str, Any], told: str,
     with pytest.raises(ConfigError, match=told):
         ArmConfig(**values)
     with pytest.raises(ConfigError, match="begins with https://"):
-        EndpointConfig(url="ftp://x", model="m", max_money=1, token_in=1, token_out=1)
+        EndpointConfig(url="ftp://x", model="m", key="K", max_money=1, token_in=1, token_out=1)
 
 
 OTHER: dict[str, Any] = {

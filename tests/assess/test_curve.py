@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from metier.assess import GainForecast, fit_curve, flat_p_value, retrain_spread
+from metier.assess import GainForecast, ScoreTable, fit_curve, flat_p_value, forecasts, retrain_spread
 from metier.assess.curve import FORMS, _shapes
 from metier.core.errors import DataError
 from metier.core.report import CurvePoint
@@ -182,3 +182,17 @@ def test_the_spread_between_runs_is_pooled_over_the_curve() -> None:
     assert found.high == pytest.approx((0.0116667 / 0.2158) ** 0.5, rel=1e-3)
     assert (found.num_seeds, found.df) == (3, 3)
     assert retrain_spread(points({100: 0.5, 200: 0.6})) is None
+
+
+def test_a_curve_that_is_not_shown_to_rise_asks_for_no_rows() -> None:
+    rng = np.random.default_rng(11)
+    tuned = [1] * 70 + [0] * 30
+    scores = ScoreTable.of(tuned=tuned, rivals={"prompt": [1] * 68 + [0] * 32}, groups=range(100), binary=True)
+    flat = fit_curve(points([(n, 0.6 + rng.normal(0, 0.02)) for n in ANCHORS]), num_dev=100)
+    rising = fit_curve(points({n: power(n) for n in ANCHORS}), num_dev=100)
+    assert flat.flat_p > 0.1 > rising.flat_p
+    assert forecasts(flat, scores)["prompt"].points == ()
+    assert forecasts(flat, scores)["prompt"].rows_to_reach(0.03) is None
+    found = forecasts(rising, scores)["prompt"]
+    assert [point.num_train for point in found.points] == [1500, 2000, 3000, 4000]
+    assert found.rows_to_reach(found.points[1].high) == 2000

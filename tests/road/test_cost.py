@@ -38,7 +38,9 @@ def test_no_verb_goes_beyond_the_plan_of_a_run_that_costs_too_much(tmp_path: Pat
 
 
 def test_prices_that_were_looked_up_more_than_ninety_days_ago_are_told() -> None:
-    asked = EndpointConfig(url="https://x/v1", model="m", max_money=1, token_in=1, token_out=1, date="2026-08-01")
+    asked = EndpointConfig(
+        url="https://x/v1", model="m", key="K", max_money=1, token_in=1, token_out=1, date="2026-08-01"
+    )
     arms = [ArmConfig(kind="endpoint", name="bought", endpoint=asked), ArmConfig(kind="prompt")]
     today = date(2026, 11, 26)
     assert stale_prices(PriceConfig(date="2026-08-28"), arms, today=today) == [

@@ -39,7 +39,7 @@ def test_the_report_holds_the_points_of_nested_parts_and_what_more_rows_would_br
     fit = fit_curve(points, num_dev=10)
     told = {each["num_train"]: each for each in report["forecast"]}
     assert sorted(told) == [84, 112, 168, 224]
-    again = fit.forecast(112)
+    again = fit.forecast(112, num_rows=24)
     assert (told[112]["low"], told[112]["high"], told[112]["level"]) == pytest.approx((again.low, again.high, 0.8))
     assert report["retrain_spread"]["df"] == 2 and report["retrain_spread"]["num_seeds"] == 2
 
@@ -77,7 +77,33 @@ def test_a_second_run_tunes_no_part_again_and_one_chain_is_one_of_the_two(
         plan = metier("plan", "-C", project_dir, "--json", "--set", "curve.chains=1")
         without = metier("plan", "-C", project_dir, "--json", "--set", "curve.fractions=[]")
     assert (plan.json["curve_chains"], without.json["curve_chains"]) == (1, 0)
-    assert plan.json["predicted_s"]["curve"] > without.json["predicted_s"]["curve"] == 0
+    assert plan.json["predicted_s"]["curve"] > 0 and "curve" not in without.json["predicted_s"]
+
+
+@pytest.mark.parametrize("settings", ["curve.chains=1", "curve.fractions=[]"])
+def test_another_curve_tunes_the_model_not_again_and_verifies(
+    settings: str,
+    measured: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    cache_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+    project_dir = write_project(tmp_path / "project", text=WITH_CURVE)
+    name, _, value = settings.removeprefix("curve.").partition("=")
+    path = project_dir / "metier.toml"
+    path.write_text(re.sub(rf"{name} = .*", f"{name} = {value}", path.read_text()), encoding="utf-8")
+    with one_core():
+        ran = metier("run", "-C", project_dir, "--json")
+        assert ran.code == 0, ran.err
+        assert len(ran.json["curve"]) == (3 if name == "chains" else 0)
+        assert ran.json["retrain_spread"] is None
+        verified = metier("verify", "-C", project_dir)
+        assert verified.code == 0, verified.err + verified.out
+        tuned = list((project_dir / ".metier" / "stages" / "tune").iterdir())
+        path.write_text(WITH_CURVE.replace("chains = 2", "chains = 3"), encoding="utf-8")
+        assert metier("run", "-C", project_dir, "--json").code == 0
+    assert list((project_dir / ".metier" / "stages" / "tune").iterdir()) == tuned
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,8 @@ class EndpointReplier:
     reserved: float = 0.0
     """The most that requests on their way can cost."""
     lock: Lock = field(default_factory=Lock)
+    turns: dict[str, Lock] = field(default_factory=dict)
+    """One for every request, so that none is sent twice at once."""
     client: OpenAI | None = None
 
     @property
@@ -129,7 +131,10 @@ class EndpointReplier:
             "temperature": self.config.temperature,
         }
         key = value_hash({"url": self.config.url, **body})
-        call = self.calls.find(key) or self._ask(row, key, body)
+        with self.lock:
+            turn = self.turns.setdefault(key, Lock())
+        with turn:  # a second row with the same prompt waits for the answer to the first
+            call = self.calls.find(key) or self._ask(row, key, body)
         tokens_in, tokens_out = self._usage(row, call)
         return Reply(
             text=call["text"],
@@ -167,15 +172,12 @@ class EndpointReplier:
     def _send(self, body: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values
         """One request, its answer read as it comes: only a finished one with its usage is whole."""
         openai = require("openai", extra="endpoint", why="an arm of kind 'endpoint'")
+        client = self._client(openai)
         start, text, finish, usage = time.perf_counter(), "", None, None
-        first_s: float | None = None
         try:
-            stream = self._client(openai).chat.completions.create(
-                **body, stream=True, stream_options={"include_usage": True}
-            )
+            stream = client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True})
             for part in stream:
                 if part.choices and part.choices[0].delta.content:
-                    first_s = first_s if first_s is not None else time.perf_counter() - start
                     text += part.choices[0].delta.content
                 if part.choices and part.choices[0].finish_reason:
                     finish = part.choices[0].finish_reason
@@ -196,6 +198,8 @@ class EndpointReplier:
             raise _LostError(f"the answer broke off ({_told(err)})", may_be_billed=True) from err
         except OSError as err:
             raise _LostError(f"the connection broke ({err})", may_be_billed=True) from err
+        except ValueError as err:  # a line that is no JSON, or is cut inside a character
+            raise _LostError(f"the answer is not readable ({type(err).__name__})", may_be_billed=True) from err
         except Exception as err:
             if type(err).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
                 raise
@@ -206,7 +210,7 @@ class EndpointReplier:
             "text": text,
             "finish": finish,
             "seconds": time.perf_counter() - start,
-            "first_s": first_s,
+            "most_in": _most_in(body),
             "usage": None if usage is None else usage.model_dump(),
         }
 
@@ -226,8 +230,7 @@ class EndpointReplier:
 
     def _most(self, body: Mapping[str, Any]) -> float:  # Any: JSON values
         """The most one request can cost: no tokenizer makes more tokens of a text than it has bytes."""
-        prompt = sum(len(message["content"].encode()) + OVERHEAD_TOKENS for message in body["messages"])
-        return (prompt * self.config.token_in + self.max_reply_tokens * self.config.token_out) / MILLION
+        return (_most_in(body) * self.config.token_in + self.max_reply_tokens * self.config.token_out) / MILLION
 
     def _reserve(self, worst: float) -> None:
         """Set the most a request can cost aside, or stop before it is sent."""
@@ -235,8 +238,9 @@ class EndpointReplier:
             spent, cap = self.calls.spent, self.config.max_money
             if spent + self.reserved + worst > cap:
                 raise GateClosed(
-                    f"{self.config.url}: {spent:.4f} spent, and the next request may cost {worst:.4f}; [arm.endpoint] "
-                    f"max_money is {cap:g}. What was answered is kept: raise max_money and run the same command again."
+                    f"{self.config.url}: {spent:.4f} spent, requests on their way may cost {self.reserved:.4f} and the "
+                    f"next one {worst:.4f}; [arm.endpoint] max_money is {cap:g}. What was answered is kept: raise "
+                    "max_money and run the same command again."
                 )
             self.reserved += worst
 
@@ -249,14 +253,14 @@ class EndpointReplier:
     def _cost(self, call: Mapping[str, Any], worst: float) -> float:  # Any: JSON values
         """What an answer costs by its usage; the most it can, where the usage cannot be true."""
         usage = call["usage"]
-        if _wrong_usage(usage, call["text"], self.max_reply_tokens):
+        if _wrong_usage(usage, call["text"], self.max_reply_tokens, call["most_in"]):
             return worst
         cost = usage["prompt_tokens"] * self.config.token_in + usage["completion_tokens"] * self.config.token_out
         return float(cost) / MILLION
 
     def _usage(self, row: Row, call: Mapping[str, Any]) -> tuple[int, int]:  # Any: JSON values
         """Tokens in and out as the endpoint counts them."""
-        wrong = _wrong_usage(call["usage"], call["text"], self.max_reply_tokens)
+        wrong = _wrong_usage(call["usage"], call["text"], self.max_reply_tokens, call["most_in"])
         if wrong:
             raise ModelError(
                 f"{self.config.url}: {wrong} in the answer to row {row.row_id}; without it nobody knows what a request "
@@ -273,7 +277,14 @@ class EndpointReplier:
         return f"{self.config.url}: {what} ({err.status_code}, {_told(err)}). Correct [arm.endpoint] and run again."
 
 
-def _wrong_usage(usage: Mapping[str, Any] | None, text: str, max_reply_tokens: int) -> str:  # Any: JSON values
+def _most_in(body: Mapping[str, Any]) -> int:  # Any: JSON values
+    """The most tokens a prompt can have."""
+    return sum(len(message["content"].encode()) + OVERHEAD_TOKENS for message in body["messages"])
+
+
+def _wrong_usage(
+    usage: Mapping[str, Any] | None, text: str, max_reply_tokens: int, most_in: int
+) -> str:  # Any: JSON values
     """What is wrong with an endpoint's count of tokens; empty where nothing is."""
     if usage is None:
         return "no usage"
@@ -282,6 +293,8 @@ def _wrong_usage(usage: Mapping[str, Any] | None, text: str, max_reply_tokens: i
         return f"usage with prompt_tokens {tokens_in!r} and completion_tokens {tokens_out!r}, expected whole numbers,"
     if tokens_in < 1 or tokens_out < (1 if text else 0):
         return f"a usage of {tokens_in} prompt tokens and {tokens_out} reply tokens for {len(text)} characters"
+    if tokens_in > most_in:
+        return f"a usage of {tokens_in} prompt tokens, where the prompt cannot have more than {most_in},"
     if tokens_out > max_reply_tokens:
         return f"a usage of {tokens_out} reply tokens, where at most {max_reply_tokens} were asked for,"
     return ""

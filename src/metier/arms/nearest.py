@@ -75,7 +75,7 @@ class NearestRows:
 
     def terms(self, rows: Sequence[Row]) -> Any:  # Any: as `matrix`
         """The vectors of the prompts of rows."""
-        return self.vectorizer.transform([self.read(row.prompt_text) for row in rows])
+        return self.vectorizer.transform([self.read(row.prompt_text) or " " for row in rows])
 
     def nearest(self, rows: Sequence[Row], k: int) -> list[list[Row]]:
         """For every row the k nearest indexed rows, nearest first; equal distances in the order of the index."""

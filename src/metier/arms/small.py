@@ -60,7 +60,8 @@ class SmallArm:
     def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Try every setting on all dev rows: this arm is cheap enough to need no screening."""
         settings = self._settings(train)
-        fitted = {_name(s): FittedSmall(self.name, s, train, _answerer(train, s)) for s in settings}
+        indices: dict[tuple[str, bool], NearestRows] = {}
+        fitted = {_name(s): FittedSmall(self.name, s, train, _answerer(train, s, indices)) for s in settings}
         replies = {name: arm.reply for name, arm in fitted.items()}
         chosen = choose_on_dev(replies, dev, self.grader, screen_rows=len(dev))
         best = fitted[chosen.name]
@@ -70,7 +71,7 @@ class SmallArm:
         """The arm that `describe()` told of, fitted again on the same rows."""
         setting = description["setting"]
         tried = choices_from_json(description["tried"])
-        return FittedSmall(self.name, setting, train, _answerer(train, setting), tried)
+        return FittedSmall(self.name, setting, train, _answerer(train, setting, {}), tried)
 
     def _settings(self, train: Sequence[Row]) -> list[dict[str, Any]]:
         analyzers = (ANALYZERS if "words" in self.near else ()) + ((MEANING,) if "meaning" in self.near else ())
@@ -125,9 +126,13 @@ def _name(setting: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in setting.items())
 
 
-def _answerer(train: Sequence[Row], setting: Mapping[str, Any]) -> Callable[[Sequence[Row]], list[str]]:
-    """What answers rows under one setting."""
-    index = NearestRows.build(train, analyzer=setting["analyzer"], read=masked if setting.get("masked") else str)
+def _answerer(
+    train: Sequence[Row], setting: Mapping[str, Any], indices: dict[tuple[str, bool], NearestRows]
+) -> Callable[[Sequence[Row]], list[str]]:
+    """What answers rows under one setting; an index that another setting has built is used again."""
+    key = (setting["analyzer"], bool(setting.get("masked")))
+    index = indices.get(key) or NearestRows.build(train, analyzer=key[0], read=masked if key[1] else str)
+    indices[key] = index
     if setting["model"] == "classifier":
         return _classifier(index, setting["strength"])
 

@@ -55,6 +55,8 @@ FORMS = {"constant": 0.2, "power": 0.4, "rectified": 0.4}
 MAX_TIMES = 4.0
 """A forecast reaches at most so many times the rows that were measured."""
 MIN_ANCHORS, MIN_CHAINS = 3, 3
+FLAT = 0.1
+"""A curve whose `flat_p_value` is above is not shown to rise."""
 NUM_SHAPES, MIN_EFFECTIVE = 4096, 60
 """Shapes drawn for each form, and how many must carry the weight."""
 EXPONENT = (0.5, 0.7)
@@ -119,6 +121,8 @@ class CurveFit:
     error_var_S: Floats
     run_var_S: Floats
     """Variance between runs at n0."""
+    flat_p: float
+    """`flat_p_value` of the points."""
 
     @property
     def form_weights(self) -> dict[str, float]:
@@ -184,7 +188,12 @@ class CurveFit:
 def forecasts(
     fit: CurveFit, scores: ScoreTable, *, times: Sequence[float] = (1.5, 2.0, 3.0, 4.0)
 ) -> dict[str, GainForecast]:
-    """What more train rows would make of the gain over every rival."""
+    """What more train rows would make of the gain over every rival, which is taken to stay as it is.
+
+    A curve that is not shown to rise (`flat_p_value` above `FLAT`) forecasts no more rows: noise alone would reach any
+    margin at the upper end of a wide band.
+    """
+    times = times if fit.flat_p < FLAT else ()
     num_groups, found = len(np.unique(scores.group_N)), {}
     for name, rival_N in scores.rivals.items():
         gain = paired_gain(scores.tuned_N, rival_N, scores.group_N, binary=scores.binary, num_groups=num_groups)
@@ -241,6 +250,7 @@ def fit_curve(points: Sequence[CurvePoint], *, num_dev: int) -> CurveFit:
         error_S=error_S,
         error_var_S=1 / precision_S,
         run_var_S=run_var_S,
+        flat_p=flat_p_value(points),
     )
 
 

@@ -24,8 +24,8 @@ class EndpointConfig(Settings):
     """Address up to and with the version, as https://api.example.com/v1."""
     model: str
     """Name of the model there."""
-    key: str = "OPENAI_API_KEY"
-    """Environment variable with the key; the key itself never stands in a file."""
+    key: str
+    """Environment variable with the key of this address; the key itself never stands in a file."""
     max_money: float
     """Most that all answers together may cost, in the price table's currency; no default."""
     token_in: float
@@ -40,8 +40,8 @@ class EndpointConfig(Settings):
     """Randomness of the replies; 0 asks for the likeliest."""
     timeout_s: float = 60.0
     """Seconds until an answer counts as lost."""
-    concurrency: int = 4
-    """Requests on their way at once; latency is measured one at a time."""
+    concurrency: int = 1
+    """Requests on their way at once; the latency in the report is that of this many."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):

@@ -281,8 +281,8 @@ class GuardConfig(Settings):
 class CurveConfig(Settings):
     """`[curve]`: parts of the train rows that are tuned beside all of them, where the budget has room."""
 
-    fractions: tuple[float, ...] = (0.125, 0.25, 0.5)
-    """Parts of the rows, each within the next; empty measures no learning curve."""
+    fractions: tuple[float, ...] = ()
+    """Parts of the rows, each within the next, as [0.125, 0.25, 0.5]; empty measures no learning curve."""
     chains: int = 2
     """Orders of the rows, each with a seed of its own; the fewer the wider the forecast."""
 

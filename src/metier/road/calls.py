@@ -17,6 +17,7 @@ from typing import Any
 
 from metier.core.errors import StoreError
 from metier.core.folders import storage_error, write_bytes
+from metier.core.hashing import keyed_hash
 
 __all__ = ["StoredCalls", "drop_answers"]
 
@@ -48,7 +49,7 @@ class StoredCalls:
         """The kept answer to a request."""
         from metier.ledger.objects import decrypt
 
-        blob = self.answers.get(key)
+        blob = self.answers.get(keyed_hash(self.key, key))
         return None if blob is None else dict(json.loads(decrypt(blob, self.key, where=self.path)))
 
     def keep(self, key: str, call: Mapping[str, Any], *, cost: float) -> None:  # Any: JSON values
@@ -59,6 +60,7 @@ class StoredCalls:
         """
         from metier.ledger.objects import encrypt
 
+        key = keyed_hash(self.key, key)  # a hash of the prompt alone would let a guess of it be confirmed
         blob = encrypt(json.dumps(call).encode(), self.key)
         self._append({"key": key, "cost": cost, "call": base64.b64encode(blob).decode()})
         self.answers[key] = blob

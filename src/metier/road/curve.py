@@ -1,7 +1,7 @@
 """The learning curve of the tuned arm: the same tuning on nested parts of the train rows, scored on dev.
 
 Every chain is its own order of rows with a seed of its own; each of its parts holds the smaller ones. The whole run is
-the last point of the first chain. What a part costs is its share of the tuning, and one dev score; hidden states that
+a point of its own seed. What a part costs is its share of the tuning, and one dev score; hidden states that
 are stored for the whole run are read, not computed again. The hold-out is not known here.
 """
 
@@ -63,6 +63,10 @@ def measure_curve(session: Session, parts: Parts, plan: Plan, tuning: Tuning) ->
         return None
     session.progress.enter("curve")
     fractions, points = session.config.curve.fractions, []
+    num_rows = len(tuning.rendered.train)
+    if len({_size(num_rows, fraction) for fraction in (*fractions, 1.0)}) <= len(fractions):
+        session.progress.say(f"no learning curve: of {num_rows} rows some of [curve] fractions are equally many.")
+        return None
     for chain in range(plan.curve_chains):
         for number, fraction in enumerate(fractions):
             session.progress.advance((chain + number / len(fractions)) / plan.curve_chains)
@@ -70,7 +74,9 @@ def measure_curve(session: Session, parts: Parts, plan: Plan, tuning: Tuning) ->
     points.append(_whole(session, parts, tuning))
     for point in points:
         session.progress.say(f"tuned on {point.num_train:,} rows: dev score {point.score:.3f}")
-    return Curve(points=tuple(points), num_dev=len(parts.dev))
+    found = Curve(points=tuple(points), num_dev=len(parts.dev))
+    fitted(found.as_json())  # what cannot be fitted must not reach the look
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +116,7 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fracti
     chain_seed = derived_seed(session.config.project.seed, "curve", chain)
     rows, train_seed = tuning.rendered.train, derived_seed(chain_seed, "tune")
     order = generator(chain_seed, "rows").permutation(len(rows))
-    taken = sorted(order[: max(1, round(fraction * len(rows)))].tolist())
+    taken = sorted(order[: _size(len(rows), fraction)].tolist())
     config = tuning.sft_config
 
     def work(stage_dir: Path) -> None:
@@ -136,6 +142,11 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fracti
         processes=config.processes,
     )
     return CurvePoint(chain_seed=chain_seed, train_seed=train_seed, **read_json(stage.dir / "point.json"))
+
+
+def _size(num_rows: int, fraction: float) -> int:
+    """Rows of a part."""
+    return max(1, round(fraction * num_rows))
 
 
 def _whole(session: Session, parts: Parts, tuning: Tuning) -> CurvePoint:

@@ -118,10 +118,11 @@ def make_plan(session: Session, parts: Parts) -> Plan:
         version=PLAN_VERSION,
         inputs={"split": parts.stage_hash, "base": session.base.function_sha256},
         config={"tune": asdict(config.tune), "budget": asdict(config.budget), "guidelines": session.wordings,
-                "arms": [arm.as_question() for arm in config.arm], "curve": asdict(config.curve)},
+                "arms": [arm.as_question() for arm in config.arm]},
         work=work,
     )  # fmt: skip
-    plan = Plan.from_json(read_json(stage.dir / "plan.json"))
+    stored = Plan.from_json(read_json(stage.dir / "plan.json"))
+    plan = with_curve(config, stored, num_dev=len(parts.dev), num_holdout=parts.num_holdout)
     session.dtype = plan.dtype
     for sentence in plan.gave_up:
         session.progress.say(f"given up for the budget: {sentence}")
@@ -149,9 +150,6 @@ def _plan(session: Session, parts: Parts) -> Plan:
     options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
     choice = next((option for option in options if tune_seconds(option, work, speeds, session) <= left_s), options[-1])
     predicted_s = {**fixed_s, "tune": tune_seconds(choice, work, speeds, session) + 2 * speeds.load_s}
-    chain_s = chain_seconds(choice, work, speeds, session)
-    chains = curve_chains(config, chain_s=chain_s, left_s=SPARE * budget_s - sum(predicted_s.values()))
-    predicted_s["curve"] = chains * chain_s
     total_s = sum(predicted_s.values())
     if total_s > OVERRUN * budget_s:
         raise GateClosed(
@@ -171,10 +169,10 @@ def _plan(session: Session, parts: Parts) -> Plan:
         passes=choice.passes,
         depth=choice.depth,
         num_train_rows=choice.num_rows,
-        curve_chains=chains,
+        curve_chains=0,
         few_shot_k=(1, 3, 5),
         retrieval_k=(1, 3, 5),
-        gave_up=(*gave_up(choice, options[0], speeds.num_layers), *curve_gave_up(config, chains, chain_s)),
+        gave_up=gave_up(choice, options[0], speeds.num_layers),
         predictions={
             "run_minutes": _range(total_s / 60, 0.30),
             "tune_minutes": _range(tune_seconds(choice, work, speeds, session) / 60, 0.30),
@@ -243,17 +241,28 @@ def gave_up(choice: Choice, wanted: Choice, num_layers: int) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def chain_seconds(choice: Choice, work: Workload, speeds: Speeds, session: Session) -> float:
-    """Seconds of one chain of the learning curve: every part tuned, loaded and scored on dev."""
-    fractions = session.config.curve.fractions
-    scored_s = 2 * speeds.load_s + speeds.batch_s(
-        num_rows=work.num_dev,
-        prefix_tokens=work.prefix_tokens["tuned"],
-        prompt_tokens=work.prompt_tokens["tuned"],
-        reply_tokens=work.gold_tokens,
+def with_curve(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: int) -> Plan:
+    """The plan with the chains of the learning curve that the budget has room for beside it.
+
+    Not a part of what is stored: asking for a curve later tunes nothing again.
+    """
+    fractions, seconds = config.curve.fractions, plan.predicted_s
+    if not fractions:
+        return plan
+    num_arms = sum(arm.kind not in ("small", "endpoint") for arm in config.arm)
+    scored_s = seconds["hold-out"] / num_arms * num_dev / num_holdout
+    chain_s = sum(fractions) * seconds["tune"] + len(fractions) * scored_s
+    left_s = SPARE * 60 * config.budget.minutes - sum(seconds.values()) - scored_s  # the whole run is scored too
+    chains = curve_chains(config, chain_s=chain_s, left_s=left_s)
+    added_s = chains * chain_s + (scored_s if chains else 0.0)
+    run_minutes = plan.predictions["run_minutes"][0] + added_s / 60
+    return replace(
+        plan,
+        curve_chains=chains,
+        gave_up=(*plan.gave_up, *curve_gave_up(config, chains, chain_s)),
+        predictions={**plan.predictions, "run_minutes": _range(run_minutes, 0.30)},
+        predicted_s={**seconds, "curve": added_s},
     )
-    rows = [max(1, round(fraction * choice.num_rows)) for fraction in fractions]
-    return sum(scored_s + tune_seconds(choice._replace(num_rows=num), work, speeds, session) for num in rows)
 
 
 def curve_chains(config: ProjectConfig, *, chain_s: float, left_s: float) -> int:

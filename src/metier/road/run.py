@@ -19,7 +19,7 @@ from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
 from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
-from metier.road.cost import machine_cost, require_affordable
+from metier.road.cost import machine_cost, price_entries, require_affordable
 from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
 from metier.road.ground import Ground, read_and_check, record_ground
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_PAGE_NAME", "PAGE_NAME", "REPORT_NAME", "Pages", "open_session", "run_road"]
 
-REPORT_VERSION = 4
+REPORT_VERSION = 5
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"
 DATA_PAGE_NAME = "data.html"
@@ -151,7 +151,11 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
         "report",
         version=REPORT_VERSION,
         inputs={**stages, "before_look": value_hash(found.before.facts)},
-        config={"price": asdict(session.config.price), "project": session.config.project.name},
+        config={
+            "price": asdict(session.config.price),
+            "prices": price_entries(session.config.price, session.config.arm),
+            "project": session.config.project.name,
+        },
         work=work,
     ).dir
 

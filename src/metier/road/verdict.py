@@ -92,22 +92,22 @@ def judged(
         "rows_needed": _rows_needed(decided),
         "mde": decided.mde,
         "looks": looks,
-        **_curve(facts.get("curve")),
+        **_curve(facts.get("curve"), num_holdout=len(table.groups())),
     }
 
 
-def _curve(values: Mapping[str, Any] | None) -> dict[str, Any]:  # Any: parts of the report
-    """The learning curve, where the score of more rows will lie on new rows, and the spread between runs."""
+def _curve(values: Mapping[str, Any] | None, *, num_holdout: int) -> dict[str, Any]:  # Any: parts of the report
+    """The learning curve, where more rows will bring the score on so many new rows, and the spread between runs."""
     from metier.assess import retrain_spread
 
     fit = fitted(values)
     if fit is None or values is None:
-        return {}
+        return {"curve": (), "forecast": (), "retrain_spread": None}
     points = tuple(CurvePoint(**point) for point in values["points"])
     spread = retrain_spread(points)
     return {
         "curve": points,
-        "forecast": tuple(fit.forecast(round(times * fit.num_train)) for times in FORECAST_TIMES),
+        "forecast": tuple(fit.forecast(round(times * fit.num_train), num_rows=num_holdout) for times in FORECAST_TIMES),
         "retrain_spread": None if spread is None else asdict(spread),
     }
 

@@ -328,7 +328,7 @@ def _plain(value: Any) -> Any:  # Any: a part of the report, or JSON values
     """A part of the report as JSON values."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return value if isinstance(value, Mapping | float) else asdict(value)
+    return value if value is None or isinstance(value, Mapping | float) else asdict(value)
 
 
 def _base_of(session: Session, report: Report) -> BaseModel:
