@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from metier.core.errors import ModelError
-from metier.engine import batch, close, load, loop, ranks, state, trunk
+from metier.engine import batch, close, load, loop, ranks, state
 from metier.render import Renderer, check_invariants
 from metier.tune import Options, running, tune
 from tests.engine import test_loop, test_trunk
@@ -94,11 +94,11 @@ def test_packed_rows_that_see_each_other(base_dir: Path, monkeypatch: PatchIt) -
         monkeypatch.setattr(batch, "_groups", as_one)
 
 
-def test_stored_states_in_products_of_any_size_and_attention_over_neighbours(
+def test_stored_states_that_see_the_rows_that_share_their_product(
     base_dir: Path, tmp_path: Path, monkeypatch: PatchIt
 ) -> None:
-    def as_it_comes(*arguments: Any, **named: Any) -> Any:
-        return batch.micro_batch(*arguments, **{**named, "grouped": True, "fill_to": batch.TOKEN_MULTIPLE})
+    def as_one(lengths: Any, device: Any, padded: bool, **_: Any) -> Any:
+        return (batch._group(0, [sum(lengths)], device, padded),)
 
     def states_hang_on_tokens_alone() -> None:
         work_dir = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -108,7 +108,7 @@ def test_stored_states_in_products_of_any_size_and_attention_over_neighbours(
         )
 
     with caught_by(states_hang_on_tokens_alone):
-        monkeypatch.setattr(trunk, "micro_batch", as_it_comes)
+        monkeypatch.setattr(batch, "_groups", as_one)
 
 
 def test_workers_whose_gradient_is_left_out(base_dir: Path, monkeypatch: PatchIt) -> None:

@@ -36,6 +36,9 @@ dev_rows = 10
 [clean]
 near_dup = 0.95
 
+[curve]
+fractions = []
+
 [[convention]]
 name = "order"
 check = "contains"
@@ -73,9 +76,6 @@ lr = 0.002
 step_tokens = 256
 evals = 2
 product_dtype = "fp32"
-
-[curve]
-fractions = []
 
 [decision]
 margin = 0.1

@@ -29,8 +29,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
-from scipy.special import ndtr
 
 from metier.assess.scores import GainForecast, ScoreTable, paired_gain
 from metier.core.errors import DataError
@@ -92,6 +90,8 @@ class _Shapes:
 @lru_cache(maxsize=1)
 def _shapes() -> _Shapes:
     """The prior on a fixed low-discrepancy grid: no random number, the same everywhere."""
+    from scipy import stats
+
     unit_SU = stats.qmc.Sobol(d=5, scramble=False).random(NUM_SHAPES) + 0.5 / NUM_SHAPES
     unit_SU = np.tile(unit_SU, (len(FORMS), 1))
     form_S = np.repeat(np.arange(len(FORMS)), NUM_SHAPES)
@@ -204,6 +204,8 @@ def forecasts(
 
 def _mixture_quantile(weight_S: Floats, mean_S: Floats, sd_S: Floats, probability: float) -> float:
     """Quantile of a mixture of normals, by bisection: it has no closed form."""
+    from scipy.special import ndtr
+
     seen = weight_S > 1e-9 * weight_S.max()
     weight_S, mean_S, sd_S = weight_S[seen], mean_S[seen], sd_S[seen]
     low, high = float((mean_S - 9 * sd_S).min()), float((mean_S + 9 * sd_S).max())
@@ -285,6 +287,8 @@ def flat_p_value(points: Sequence[CurvePoint]) -> float:
     Raises:
         DataError: fewer than three different numbers of train rows.
     """
+    from scipy.special import stdtr
+
     if len({point.num_train for point in points}) < MIN_ANCHORS:
         raise DataError(
             f"learning curve: expected {MIN_ANCHORS} different numbers of train rows or more to see a slope."
@@ -306,7 +310,7 @@ def flat_p_value(points: Sequence[CurvePoint]) -> float:
         return 1.0
     if error == 0:
         return 0.0 if mean > 0 else 1.0
-    return float(stats.t.sf(mean / error, df))
+    return float(stdtr(df, -mean / error))
 
 
 def _chain(point: CurvePoint) -> tuple[int, int]:
@@ -334,6 +338,8 @@ class RetrainSpread:
 
 def retrain_spread(points: Sequence[CurvePoint]) -> RetrainSpread | None:
     """Spread between runs on equally many rows, pooled over the curve; None where no number has two runs."""
+    from scipy.special import chdtri
+
     by_rows: dict[int, list[float]] = {}
     for point in points:
         by_rows.setdefault(point.num_train, []).append(point.score)
@@ -341,6 +347,6 @@ def retrain_spread(points: Sequence[CurvePoint]) -> RetrainSpread | None:
     if not df:
         return None
     squares = sum(float(((np.array(scores) - np.mean(scores)) ** 2).sum()) for scores in by_rows.values())
-    low, high = (float(np.sqrt(squares / stats.chi2.ppf(q, df))) for q in (0.975, 0.025))
+    low, high = (float(np.sqrt(squares / chdtri(df, 1 - q))) for q in (0.975, 0.025))
     num_seeds = max(len(scores) for scores in by_rows.values())
     return RetrainSpread(sd=float(np.sqrt(squares / df)), low=low, high=high, num_seeds=num_seeds, df=df)
