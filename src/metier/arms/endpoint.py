@@ -4,10 +4,11 @@
     >>> replier.reply(rows, conversations)[0].tokens_out  # doctest: +SKIP
     23
 
-Every answer is kept before it is used: a killed run, a rerun and a second wording never ask the same thing twice. What
-was spent is counted before a request is sent, at the most it can cost, so that the cap of money holds whatever the
-endpoint does; a request whose answer was lost on the way counts as if it had been answered in full, because it may have
-been. Refused requests (429) and failures of the server (5xx) are asked again after a pause, a few times.
+Every answer is kept before it is used: what was answered is never asked again, in a rerun or after a kill. What was
+spent is counted before a request is sent, at the most it can cost by its own length; only requests that were on their
+way when a run was killed are not counted, though they may be billed. A request whose answer was lost on the way counts
+as answered in full, because it may have been. Refused requests (429) and failures of the server (5xx) are asked again
+after a pause, a few times.
 
 The client's own retries are off: they would send a request anew without anybody counting it.
 """

@@ -39,7 +39,7 @@ class EndpointConfig(Settings):
     temperature: float = 0.0
     """Randomness of the replies; 0 asks for the likeliest."""
     timeout_s: float = 60.0
-    """Seconds until an answer counts as lost."""
+    """Seconds without a word from the endpoint after which an answer counts as lost."""
     concurrency: int = 1
     """Requests on their way at once; the latency in the report is that of this many."""
 
