@@ -114,8 +114,10 @@ def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Work
             "prompt": asked,
             "few_shot": asked,
             "retrieval": asked + nearest,
+            "endpoint": asked,
             "tuned": asked,
         },
+        prefix_tokens={"prompt": head, "few_shot": head + 3 * shot, "retrieval": head, "endpoint": head, "tuned": 0.0},
         gold_tokens=gold,
     )
 
