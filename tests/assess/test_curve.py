@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from metier.assess import GainForecast, ScoreTable, fit_curve, flat_p_value, forecasts, retrain_spread
+from metier.assess import CurveFit, GainForecast, ScoreTable, fit_curve, flat_p_value, forecasts, retrain_spread
 from metier.assess.curve import FORMS, _shapes
 from metier.core.errors import DataError
 from metier.core.report import CurvePoint
@@ -125,6 +125,26 @@ def test_a_forecast_of_the_gain_starts_from_what_was_measured_and_rises_with_the
     forecast = GainForecast(num_train=1000, points=tuple(bands.values()))
     assert forecast.rows_to_reach(bands[2000].high - 0.001) == 2000
     assert forecast.rows_to_reach(0.9) is None
+
+
+def test_what_a_rival_would_gain_by_more_rows_is_taken_off() -> None:
+    gain = bonett_price(gains=60, losses=40, num_rows=400)
+    tuned = fit_curve(points({n: power(n) for n in ANCHORS}), num_dev=2000)
+    same = fit_curve(points({n: power(n) for n in (25, 50, 100, 200)}), num_dev=2000)  # its own rows, as many times
+    same_shape = fit_curve(points({n: power(5 * n) for n in (25, 50, 100, 200)}), num_dev=2000)
+    flat = fit_curve(points([(n, 0.6) for n in ANCHORS]), num_dev=2000)
+
+    def middle(rival: CurveFit | None) -> float:
+        band = tuned.forecast_gain(gain, 4000, rival=rival)
+        return (band.low + band.high) / 2
+
+    rise = power(4000) - power(1000)
+    assert middle(None) == pytest.approx(gain.estimate + rise, abs=0.01)
+    assert middle(flat) == pytest.approx(middle(None), abs=0.01)
+    assert middle(same_shape) == pytest.approx(gain.estimate, abs=0.01)
+    assert middle(same) < gain.estimate, "at fewer rows the same curve is steeper"
+    alone, beside = (tuned.forecast_gain(gain, 4000, rival=rival) for rival in (None, same_shape))
+    assert beside.high - beside.low > alone.high - alone.low, "two curves are less certain than one"
 
 
 def test_what_cannot_be_forecast_is_refused() -> None:

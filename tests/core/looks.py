@@ -40,8 +40,16 @@ from metier.core.settings import (
 from metier.core.table import table_of
 from metier.core.trials import Reply
 from metier.core.tune_config import TuneConfig
+from metier.core.votes import Vote
 from metier.evaluate import Grader, make_grader, run_controls
-from metier.road.cost import machine_cost, price_entries, request_costs, require_affordable
+from metier.road.cost import (
+    label_row_cost,
+    machine_cost,
+    price_entries,
+    request_costs,
+    require_affordable,
+    tuning_costs,
+)
 from metier.road.plan import tune_options
 from metier.road.rendered import instruction_text
 from metier.road.run import open_session
@@ -259,8 +267,12 @@ def look_of(name: str) -> Callable[[Any, Path], object]:
 
 def value(name: str) -> Callable[[Any, Path], object]:
     def seen(number: float, _folder: Path) -> object:
-        config = DecisionConfig(value=replace(VALUE, **{name: number}))
-        return resolved_question(config, COSTS).margin
+        declared = replace(VALUE, **{name: number})
+        costs = tuning_costs(
+            declared, PriceConfig(machine_hour=60.0), tune_minutes=60.0, other_minutes=60.0, request_before=0.002,
+            request_after=0.001,
+        )  # fmt: skip
+        return resolved_question(DecisionConfig(value=declared), costs).margin
 
     return seen
 
@@ -272,13 +284,16 @@ def guard(name: str) -> Callable[[Any, Path], object]:
 # [price] and [budget]: ten minutes of the machine and one reply.
 
 
-def price(name: str) -> Callable[[Any, Path], object]:
+def price(name: str, **fixed: float) -> Callable[[Any, Path], object]:
     """What goes into the report, what a request costs, what ten minutes cost."""
     reply = Reply(text="", tokens_in=100, tokens_out=10, seconds=1.0)
 
     def seen(new: object, _folder: Path) -> object:
-        config = replace(PriceConfig(), **{name: new})  # type: ignore[arg-type]  # a name from the table
-        return price_entries(config), request_costs([reply], config), machine_cost(10, config)
+        config = replace(PriceConfig(), **{**fixed, name: new})  # type: ignore[arg-type]  # a name from the table
+        row = label_row_cost(
+            config, [Vote(row_id="a", annotator="ana", value="x", at="2026-03-01T09:30:00.000000Z", seconds=30.0)]
+        )
+        return price_entries(config), request_costs([reply], config), machine_cost(10, config), row
 
     return seen
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from metier.core.errors import ConfigError, DataError
+from metier.core.errors import ConfigError, DataError, GateClosed
 from metier.core.report import CurvePoint, Forecast
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
-from metier.road.before import Assessed, _assessed
+from metier.core.votes import Estimate
+from metier.road.assess import Assessed, _assessed
 from metier.road.curve import Pilot
 from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
@@ -35,13 +36,18 @@ def trial(name: str, *, right: int, tokens_in: int, of: int = 20) -> FittedTrial
     return FittedTrial(name=name, kind=name, arm=arm, skip_reason="", dev=dev, carries="")
 
 
-def assessed(decision: DecisionConfig, *trials: FittedTrial, num_holdout: int = 500) -> Assessed:
+def assessed(
+    decision: DecisionConfig, *trials: FittedTrial, num_holdout: int = 500, price: PriceConfig = PRICE, **more: Any
+) -> Assessed:
+    ledger = SimpleNamespace(records=lambda _: [])  # no votes
     session: Any = SimpleNamespace(
-        config=SimpleNamespace(decision=decision, price=PRICE), price_of=lambda _: PRICE
+        config=SimpleNamespace(decision=decision, price=price), price_of=lambda _: price, ledger=ledger
     )  # Any: read alone
     parts: Any = SimpleNamespace(num_holdout=num_holdout)
-    plan: Any = SimpleNamespace(predictions={"tune_minutes": (TUNE_MINUTES, 7.0, 13.0)})
-    return _assessed(session, parts, plan, list(trials))
+    plan: Any = SimpleNamespace(
+        predictions={"tune_minutes": (TUNE_MINUTES, 7.0, 13.0), "run_minutes": (30.0, 20.0, 40.0)}
+    )
+    return _assessed(session, parts, plan, list(trials), **more)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +149,38 @@ def test_a_pilot_whose_forecast_stays_below_the_margin_says_not_yet_and_one_that
         open_still.as_text()
     )
     assert open_still.as_json()["pilot"]["forecast"]["high"] == 0.46
+
+
+def test_the_label_ceiling_takes_the_place_of_a_score_of_one() -> None:
+    ceiling = Estimate(value=0.8, low=0.7, high=0.9, n=50)
+    found = assessed(DecisionConfig(margin=0.1, plan_gain=0.3), HALF, ceiling=ceiling)
+    assert found.headroom == pytest.approx(0.3)
+    assert found.answer == "go"
+    assert "label ceiling: 0.800 (0.700 to 0.900, 50 rows)" in found.as_text()
+    too_much = assessed(DecisionConfig(margin=0.1, plan_gain=0.4), HALF, ceiling=ceiling)
+    assert too_much.answer == "no_go"
+    assert too_much.as_text().endswith(
+        "no-go: prompt already scores 0.500: a gain of 0.4 does not fit below 0.800, the best score the labels allow."
+    )
+    with pytest.raises(GateClosed, match="does not fit"):
+        too_much.require()
+
+
+def test_missing_rows_have_a_price_where_a_person_s_time_has_one() -> None:
+    priced = replace(PRICE, label_minute=0.5, row_minutes=1.5)
+    found = assessed(DecisionConfig(value=VALUE), HALF, num_holdout=400, price=priced)
+    assert found.answer == "missing"
+    assert found.problems[0].endswith("show a gain of 0.2. 6 more cost USD 4.50 of a person's time.")
+    assert found.as_json()["answer"] == "missing"
+
+
+def test_money_before_the_spend_by_hand() -> None:
+    found = assessed(DecisionConfig(value=VALUE), HALF)
+    assert (found.money.tune_cost, found.money.run_cost) == (1.0, 3.0)
+    # A gain of .2 is worth .002 a request; 1.00 over 10 months is .1 a month: 50 requests.
+    assert found.money.break_even == pytest.approx(50)
+    assert found.money.left == pytest.approx(100 * 10 * 0.002 - 1.0)
+    assert "at the planned gain it pays from 50 requests a month; left at yours: USD 1.00" in found.as_text()
+    assert "pays" not in assessed(DecisionConfig(margin=0.1), HALF).as_text()
+    monthly = replace(VALUE, upkeep_per_month=0.01, retrain_months=5.0)  # 3.00 / 5 a month for doing it all again
+    assert assessed(DecisionConfig(value=monthly), HALF).margin == pytest.approx(0.1 + (0.01 + 0.6) / 100 / 0.01)

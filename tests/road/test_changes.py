@@ -35,6 +35,16 @@ def test_going_back_to_the_first_tuning_shows_its_report_and_costs_no_look(lean:
     assert events_of(lean) == events
 
 
+def test_a_curve_asked_for_after_the_look_is_refused_before_it_is_paid_for(lean: Path) -> None:
+    first = metier("report", "-C", lean, "--json").json
+    change(lean, "fractions = []", "fractions = [0.25, 0.5]")
+    ran = metier("run", "-C", lean, "--json")
+    assert ran.code == 0, ran.err
+    assert "no learning curve: the hold-out was opened for these arms before one was asked for" in ran.err
+    assert not list((lean / ".metier/stages").glob("curve-*"))
+    assert ran.json["verdict"] == first["verdict"]
+
+
 def test_a_renamed_project_is_told_by_its_new_name_and_costs_no_look(lean: Path) -> None:
     change(lean, 'name = "small"', 'name = "orders"')
     ran = metier("run", "-C", lean, "--json")

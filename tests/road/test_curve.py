@@ -44,6 +44,26 @@ def test_the_report_holds_the_points_of_nested_parts_and_what_more_rows_would_br
     assert report["retrain_spread"]["df"] == 2 and report["retrain_spread"]["num_seeds"] == 2
 
 
+def test_the_rival_that_learns_from_rows_is_fitted_on_nested_parts_too(measured: tuple[Path, dict[str, Any]]) -> None:
+    curve = measured[1]["provenance"]["before_look"]["curve"]
+    assert list(curve["rivals"]) == ["small"], "a language model would have to answer all dev rows again"
+    points = [CurvePoint(**point) for point in curve["rivals"]["small"]]
+    assert [point.num_train for point in points] == [14, 28, 14, 28, 56]
+    assert {point.chain_seed for point in points} == {point["chain_seed"] for point in measured[1]["curve"]}
+
+
+def test_what_was_fixed_before_the_look_holds_the_money_of_the_report(measured: tuple[Path, dict[str, Any]]) -> None:
+    _, report = measured
+    costs, money = report["provenance"]["before_look"]["costs"], report["money"]
+    assert (money["tuning"], money["evaluation"]) == (costs["one_off"], costs["evaluation"])
+    assert money["tuning"] == pytest.approx(report["costs"]["tune_cost"])
+    assert 0 < money["evaluation"] < report["costs"]["run_cost"]
+    assert [each["name"] for each in money["assumptions"]] == ["margin"]
+    margin = money["assumptions"][0]["zones"]
+    below = min(each["high"] for each in report["comparisons"])
+    assert margin[-1]["outcome"] == "NOT_WORTH_IT" and margin[-1]["low"] == pytest.approx(below if below > 0 else None)
+
+
 def test_a_gain_below_the_margin_is_held_against_the_forecast(measured: tuple[Path, dict[str, Any]]) -> None:
     verdict = measured[1]["verdict"]
     assert (verdict["outcome"], verdict["reason"]) == ("NOT_WORTH_IT", "below_margin")
@@ -69,7 +89,7 @@ def test_a_second_run_tunes_no_part_again_and_one_chain_is_one_of_the_two(
         return len(list((project_dir / ".metier" / "stages").glob("curve-*/*/point.json")))
 
     before = tuned_parts()
-    assert before == 5
+    assert before == 10, "five parts of the tuned arm, five of the small one"
     with one_core():
         again = metier("run", "-C", project_dir, "--json")
         assert again.code == 0 and again.json == measured[1]

@@ -161,14 +161,20 @@ def test_the_learning_curve_has_a_dot_a_point_a_band_and_a_table() -> None:
     )
     spread = {"sd": 0.028, "low": 0.0126, "high": 0.9, "num_seeds": 2, "df": 1}
     page = render_report(replace(sample_report(), curve=points, forecast=forecast, retrain_spread=spread))
-    section = page.partition("What more training rows would bring")[2].partition("</details>")[0]
+    section = page.partition("What more training rows would bring")[2].partition("</section>")[0]
     assert section.count("<circle") == 4
     drawn = [float(value) for value in re.findall(r'c[xy]="([\d.]+)"', section)]
     drawn += [float(v) for pair in re.findall(r'points="([^"]+)"', section)[0].split() for v in pair.split(",")]
     assert min(drawn) >= 5 and max(drawn) <= 295
     for text in ("50.0 %, 54.0 %", "66.0 %", "64.0 % to 74.0 %", "1,600", "80 of 100 times", "differ by 2.8 points"):
         assert text in section, text
-    assert "What more training rows" not in render_report(replace(sample_report(), curve=()))
+    assert "Not measured: <code>[curve] fractions</code>" in render_report(replace(sample_report(), curve=()))
+    gains = (Forecast(num_train=800, low=-0.01, high=0.06, level=0.8),)
+    told = replace(sample_report(), curve=points, forecast=forecast, curve_p=0.03, gain_forecast={"small": gains})
+    assert "\u22121.0 to +6.0 points" in text_of(render_report(told))
+    assert "The score rises with the rows (p = 0.030)" in text_of(render_report(told))
+    flat = text_of(render_report(replace(told, gain_forecast={}, curve_p=0.4)))
+    assert "not shown to rise with the rows (p = 0.400), so none are asked for" in flat
 
 
 def test_quality_against_cost_names_who_beats_an_arm_in_both_and_who_is_beaten_by_nobody() -> None:
@@ -176,16 +182,19 @@ def test_quality_against_cost_names_who_beats_an_arm_in_both_and_who_is_beaten_b
     first = next(arm for arm in report.arms if arm.score is not None)
     made = {"cheap": (0.5, 0.0), "dear": (0.4, 2.0), "tuned": (0.8, 1.0), "bought": (0.8, 3.0), "best": (0.9, 5.0)}
     arms = tuple(
-        replace(first, name=name, score=score, cost_per_1k_requests=cost) for name, (score, cost) in made.items()
+        replace(first, name=name, score=score, low=score - 0.1, high=score + 0.1, cost_per_1k_requests=cost)
+        for name, (score, cost) in made.items()
     )
     found = frontier(replace(report, arms=arms))
     assert found is not None
     beaten = {line["arm"].name: line["beaten_by"] for line in found["lines"]}
     assert beaten == {"cheap": "", "dear": "tuned", "tuned": "", "bought": "tuned", "best": ""}
     assert [line["arm"].name for line in found["lines"]] == ["cheap", "tuned", "dear", "bought", "best"], "by cost"
-    assert float(found["lines"][0]["x"]) == 5 and float(found["lines"][-1]["x"]) == 295
+    assert float(found["lines"][0]["x"]) == 8 and float(found["lines"][-1]["x"]) == 284
+    assert [line["number"] for line in found["lines"]] == [1, 2, 3, 4, 5]
+    assert all(float(line["top"]) <= float(line["y"]) <= float(line["bottom"]) for line in found["lines"])
     assert frontier(replace(report, arms=arms[:1])) is None
     page = render_report(report)
-    section = page.partition("Quality against cost")[2].partition("</details>")[0]
+    section = page.partition("Quality against cost")[2].partition("</section>")[0]
     assert section.count("<circle") == sum(arm.score is not None for arm in report.arms)
-    assert "nothing: on the frontier" in section
+    assert "<td>nothing</td>" in section

@@ -5,6 +5,7 @@ from metier.assess.curve import MAX_TIMES, CurveFit, RetrainSpread, fit_curve, f
 from metier.assess.decide import Decision, decide
 from metier.assess.guards import assess_guards
 from metier.assess.looks import LookGrant, LookKind, PastLook, next_look
+from metier.assess.money import assumptions, break_even, net_worth
 from metier.assess.needed import RowsNeeded
 from metier.assess.scores import GainForecast, GuardScores, ScoreTable
 from metier.assess.sentence import verdict_sentence
@@ -22,8 +23,8 @@ from metier.assess.wanted import wanted_trials
 
 __all__ = [
     "MAX_TIMES", "CostRatio", "CurveFit", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind",
-    "PastLook", "RetrainSpread", "RowsNeeded", "ScoreTable", "TuningCosts", "assess_guards", "break_even_requests",
-    "cross_checks", "decide", "fit_curve", "fixed_per_request", "flat_p_value", "forecasts", "gain_bound",
-    "next_look", "planned_gain", "resolved_question", "retrain_spread", "value_margin", "verdict_sentence",
-    "wanted_trials",
+    "PastLook", "RetrainSpread", "RowsNeeded", "ScoreTable", "TuningCosts", "assess_guards", "assumptions",
+    "break_even", "break_even_requests", "cross_checks", "decide", "fit_curve", "fixed_per_request", "flat_p_value",
+    "forecasts", "gain_bound", "net_worth", "next_look", "planned_gain", "resolved_question",
+    "retrain_spread", "value_margin", "verdict_sentence", "wanted_trials",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ Shapes: P points, S shapes drawn from the prior.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -151,20 +151,35 @@ class CurveFit:
         found = _mixture_quantile(self.weight_S, *self._predicted(num_train, num_rows), probability)
         return min(1.0, max(0.0, found))
 
-    def forecast_gain(self, gain: GainEstimate, num_train: int, *, level: float = 0.8) -> Forecast:
+    def forecast_gain(
+        self, gain: GainEstimate, num_train: int, *, level: float = 0.8, rival: CurveFit | None = None
+    ) -> Forecast:
         """Where the gain of a model tuned on `num_train` rows will lie, from the gain of the one tuned on n0.
 
-        The rival stays as it is; what the curve says the tuned arm gains is added to what was measured.
+        What the curve says the tuned arm gains is added to what was measured, and what the rival gains by as many
+        times its own rows is taken off; without a curve the rival stays as it is.
         """
-        shapes, times = _shapes(), num_train / self.num_train
-        relative_S = shapes.relative(times)
-        mean_S = gain.estimate + self.error_S * (1 - relative_S)
-        # Both models, the one at hand and the one to come, lie off the curve by what runs differ.
-        runs_S = self.run_var_S * (1 + times ** (-2 * shapes.widening_S))
-        sd_S = np.sqrt(gain.stderr**2 + self.error_var_S * (1 - relative_S) ** 2 + runs_S)
+        times = num_train / self.num_train
+        mean_S, var_S = self._rise(times)
+        if rival is not None:
+            rise_S, spread_S = rival._rise(times)
+            rise = float(rival.weight_S @ rise_S)
+            mean_S = mean_S - rise
+            var_S = var_S + float(rival.weight_S @ (spread_S + (rise_S - rise) ** 2))
         self._require_near(num_train)
+        mean_S, sd_S = mean_S + gain.estimate, np.sqrt(var_S + gain.stderr**2)
         low, high = (_mixture_quantile(self.weight_S, mean_S, sd_S, (1 + sign * level) / 2) for sign in (-1, 1))
         return Forecast(num_train=num_train, low=max(-1.0, low), high=min(1.0, high), level=level)
+
+    def _rise(self, times: float) -> tuple[Floats, Floats]:
+        """Mean and variance, under every shape, of the score at `times` the rows less that of the run at n0.
+
+        Both models, the one at hand and the one to come, lie off the curve by what runs differ.
+        """
+        shapes = _shapes()
+        relative_S = shapes.relative(times)
+        runs_S = self.run_var_S * (1 + times ** (-2 * shapes.widening_S))
+        return self.error_S * (1 - relative_S), self.error_var_S * (1 - relative_S) ** 2 + runs_S
 
     def _require_near(self, num_train: int) -> None:
         if num_train > MAX_TIMES * self.num_train:
@@ -186,9 +201,13 @@ class CurveFit:
 
 
 def forecasts(
-    fit: CurveFit, scores: ScoreTable, *, times: Sequence[float] = (1.5, 2.0, 3.0, 4.0)
+    fit: CurveFit,
+    scores: ScoreTable,
+    *,
+    times: Sequence[float] = (1.5, 2.0, 3.0, 4.0),
+    rivals: Mapping[str, CurveFit] | None = None,
 ) -> dict[str, GainForecast]:
-    """What more train rows would make of the gain over every rival, which is taken to stay as it is.
+    """What more train rows would make of the gain over every rival; one without a curve is taken to stay as it is.
 
     A curve that is not shown to rise (`flat_p_value` above `FLAT`) forecasts no more rows: noise alone would reach any
     margin at the upper end of a wide band.
@@ -197,7 +216,8 @@ def forecasts(
     num_groups, found = len(np.unique(scores.group_N)), {}
     for name, rival_N in scores.rivals.items():
         gain = paired_gain(scores.tuned_N, rival_N, scores.group_N, binary=scores.binary, num_groups=num_groups)
-        points = tuple(fit.forecast_gain(gain, round(each * fit.num_train)) for each in times)
+        rival = (rivals or {}).get(name)
+        points = tuple(fit.forecast_gain(gain, round(each * fit.num_train), rival=rival) for each in times)
         found[name] = GainForecast(num_train=fit.num_train, points=points)
     return found
 

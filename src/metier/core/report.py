@@ -13,23 +13,15 @@ from typing import Any
 
 from metier.core.errors import DataError
 from metier.core.typed_json import built
+from metier.core.worth import Assumption, CurvePoint, Forecast, MissingRows, MoneyReport, Outcome, Zone
 
 __all__ = [
-    "ArmReport", "Comparison", "CurvePoint", "DataReport", "ExampleReport", "Forecast", "GuardReport", "GuardState",
-    "LooksReport", "Outcome", "PlanEntry", "PriceEntry", "QuestionReport", "Report", "SplitReport", "VerdictReport",
-    "report_from_json",
+    "ArmReport", "Assumption", "Comparison", "CurvePoint", "DataReport", "ExampleReport", "Forecast", "GuardReport",
+    "GuardState", "LooksReport", "MissingRows", "MoneyReport", "Outcome", "PlanEntry", "PriceEntry", "QuestionReport",
+    "Report", "SplitReport", "VerdictReport", "Zone", "report_from_json",
 ]  # fmt: skip
 
 REPORT_SCHEMA_VERSION = 2
-
-
-class Outcome(StrEnum):
-    """What a verdict says."""
-
-    WORTH_IT = "WORTH_IT"
-    NOT_WORTH_IT = "NOT_WORTH_IT"
-    NEED_TRAIN_ROWS = "NEED_TRAIN_ROWS"
-    NEED_HOLDOUT_ROWS = "NEED_HOLDOUT_ROWS"
 
 
 class GuardState(StrEnum):
@@ -131,26 +123,6 @@ class ArmReport:
     """p50 and p95 at concurrency 1, with num_rows."""
     checks: Mapping[str, float] = field(default_factory=dict)
     """Mean hold-out score of every convention."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CurvePoint:
-    """Dev score after tuning on part of the train rows."""
-
-    num_train: int
-    chain_seed: int
-    train_seed: int
-    score: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Forecast:
-    """Predicted band of the score at a number of train rows."""
-
-    num_train: int
-    low: float
-    high: float
-    level: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,6 +263,14 @@ class Report:
     """Canary probe of the tuned model: sentence, canaries, references, exposures in bits; names no value."""
     forecast: tuple[Forecast, ...] = ()
     retrain_spread: Mapping[str, float] | None = None
+    gain_forecast: Mapping[str, tuple[Forecast, ...]] = field(default_factory=dict)
+    """Band of the gain over every rival at more train rows; empty where the curve is not shown to rise."""
+    curve_p: float | None = None
+    """One-sided p-value against a flat learning curve."""
+    money: MoneyReport | None = None
+    past_predictions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Predictions of earlier runs of this project, by quantity: runs, within (their range), median_ratio (of what
+    happened to the prediction)."""
     guards: tuple[GuardReport, ...] = ()
     schema_version: int = REPORT_SCHEMA_VERSION
 

@@ -205,11 +205,17 @@ class ValueConfig(Settings):
     """Requests a month the model will answer."""
     horizon_months: float = 12.0
     """Months over which the cost of tuning is spread."""
+    upkeep_per_month: float = 0.0
+    """What watching and serving the tuned model costs a month beside its requests."""
+    retrain_months: float = 0.0
+    """Months after which the model is tuned and measured again; 0: never."""
 
     def __post_init__(self) -> None:
         above("worth", self.worth, 0)
         above("requests_per_month", self.requests_per_month, 0)
         above("horizon_months", self.horizon_months, 0)
+        at_least("upkeep_per_month", self.upkeep_per_month, 0)
+        at_least("retrain_months", self.retrain_months, 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,14 +315,23 @@ class PriceConfig(Settings):
     """Price of a million prompt tokens; 0 prices a request by machine time."""
     token_out: float = 0.0
     """Price of a million reply tokens; 0 prices a request by machine time."""
+    label_minute: float = 0.0
+    """Price of a minute of a person who writes or labels rows; 0 prices no row."""
+    row_minutes: float = 0.0
+    """Minutes of a person that one more row takes; 0 takes the median of the votes."""
     date: str = ""
     """Day the prices were looked up, as 2026-11-23; empty marks them assumed."""
     source: str = "assumed"
     """Where the prices are from."""
 
     def __post_init__(self) -> None:
-        for name in ("machine_hour", "token_in", "token_out"):
+        for name in ("machine_hour", "token_in", "token_out", "label_minute", "row_minutes"):
             at_least(name, getattr(self, name), 0)  # getattr: the names stand one line above
+        if self.row_minutes and not self.label_minute:
+            raise ConfigError(
+                f"row_minutes is {self.row_minutes:g}, but label_minute is 0, so that no row costs anything; set the "
+                "price of a minute, or drop row_minutes."
+            )
         calendar_day("date", self.date)
 
 

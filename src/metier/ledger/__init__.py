@@ -121,6 +121,7 @@ if TYPE_CHECKING:
         predictions_of,
         record_actual,
         runs_of,
+        scored_predictions,
         spend,
         spent,
         start_run,
@@ -149,8 +150,8 @@ __all__ = [
     "record_report", "record_restored", "record_rows", "record_source", "record_split", "record_subjects",
     "record_training", "record_transform", "record_votes", "referenced_objects", "register_model",
     "registered_models", "require_whole_objects", "restored_rows", "retire_models", "row_history", "row_ids_of",
-    "runs_of", "seal_holdout", "seal_key", "set_model_state", "sign", "signed_by_project", "spend",
-    "spent", "start_run", "stored_parts", "stored_rows", "subject_hash", "subjects_in_packs", "unpack_rows",
+    "runs_of", "scored_predictions", "seal_holdout", "seal_key", "set_model_state", "sign", "signed_by_project",
+    "spend", "spent", "start_run", "stored_parts", "stored_rows", "subject_hash", "subjects_in_packs", "unpack_rows",
     "verify_chain", "verify_model_files", "verify_objects", "votes_of", "without_rows", "written_reports",
 ]  # fmt: skip
 
@@ -218,7 +219,7 @@ _MODULE_OF = {
     ),
     "runs": (
         "Prediction", "RunRecord", "RunState", "fail_run", "finish_run", "predict", "predictions_of", "record_actual",
-        "runs_of", "spend", "spent", "start_run",
+        "runs_of", "scored_predictions", "spend", "spent", "start_run",
     ),
     "seal": ("SealRecord", "find_seal", "seal_holdout"),
     "sources": ("Source", "Transform", "record_edges", "record_source", "record_transform"),

@@ -26,7 +26,7 @@ from metier.ledger.schema import spend as spend_table
 
 __all__ = [
     "Prediction", "RunRecord", "RunState", "fail_run", "finish_run", "predict", "predictions_of", "record_actual",
-    "runs_of", "spend", "spent", "start_run",
+    "runs_of", "scored_predictions", "spend", "spent", "start_run",
 ]  # fmt: skip
 
 
@@ -170,6 +170,13 @@ def predictions_of(ledger: Ledger, run_id: str) -> list[Prediction]:
     """All predictions of a run, by name."""
     columns = [prediction.c[name] for name in ("quantity", "predicted", "low", "high", "actual")]
     query = select(*columns).where(prediction.c.run_id == run_id).order_by(prediction.c.quantity)
+    return [Prediction(**values) for values in ledger.records(query)]
+
+
+def scored_predictions(ledger: Ledger) -> list[Prediction]:
+    """Every prediction of any run beside which stands what happened, by quantity."""
+    columns = [prediction.c[name] for name in ("quantity", "predicted", "low", "high", "actual")]
+    query = select(*columns).where(prediction.c.actual.is_not(None)).order_by(prediction.c.quantity)
     return [Prediction(**values) for values in ledger.records(query)]
 
 

@@ -1,6 +1,7 @@
 """The only composer: order, budget, resume, and the only caller that opens the hold-out."""
 
-from metier.road.before import Assessed, Planned, assess_project, plan_project
+from metier.road.assess import Assessed, assess_project
+from metier.road.before import Planned, plan_project
 from metier.road.check import Checked, check_project
 from metier.road.erase import Erasure, erase_subject
 from metier.road.inspect import Diagnosis, ShownRow, Status, diagnose, history_of, open_chat, read_status, show_row

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from metier.core.errors import counted
-from metier.core.votes import Vote
+from metier.core.votes import Estimate, Vote
 from metier.road.cut import Parts
 from metier.road.session import Session
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from metier.core.annotator_report import AnnotatorReport
     from metier.ledger import Ledger
 
-__all__ = ["GOLD", "annotators_of", "votes_and_gold"]
+__all__ = ["GOLD", "annotators_of", "every_vote", "label_ceiling", "votes_and_gold"]
 
 GOLD = "ground truth"
 """Annotator under whose name known answers lie among the votes: an erasure empties them as it empties votes."""
@@ -27,6 +27,18 @@ def votes_and_gold(ledger: Ledger, row_ids: Iterable[str]) -> tuple[list[Vote], 
 
     found = votes_of(ledger, row_ids=row_ids)  # by row, annotator and time: the newest comes last
     return [vote for vote in found if vote.annotator != GOLD], {v.row_id: v.value for v in found if v.annotator == GOLD}
+
+
+def every_vote(ledger: Ledger) -> list[Vote]:
+    """All that annotators said, known answers left out."""
+    from metier.ledger import votes_of
+
+    return [vote for vote in votes_of(ledger) if vote.annotator != GOLD]
+
+
+def label_ceiling(annotators: AnnotatorReport) -> Estimate | None:
+    """The best score the labels allow: by known answers where there are some, else by the fitted labels."""
+    return annotators.gold_ceiling or (annotators.ceiling.fitted if annotators.ceiling else None)
 
 
 def annotators_of(session: Session, parts: Parts) -> AnnotatorReport | None:

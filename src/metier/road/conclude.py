@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from metier.core.errors import ConfigError
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
-from metier.road.cost import cost_ratio, machine_cost, price_entries, request_costs
+from metier.road.annotators import every_vote
+from metier.road.cost import cost_ratio, label_row_cost, machine_cost, price_entries, request_costs, tuning_costs
 from metier.road.curve import Curve
 from metier.road.cut import Parts, Sealed
 from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from metier.assess import TuningCosts
     from metier.ledger import BeforeLook
 
-__all__ = ["Measured", "build_report", "fix_before_look", "plan_entries"]
+__all__ = ["Measured", "build_report", "fix_before_look", "past_predictions", "plan_entries", "recorded_before"]
 
 NUM_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 1200
@@ -39,6 +40,14 @@ class Measured:
     peak_memory_gib: float
 
 
+def recorded_before(session: Session, sealed: Sealed, trials: Sequence[FittedTrial]) -> BeforeLook | None:
+    """What was recorded for the look at these arms, where that look was opened already."""
+    from metier.ledger import before_look, find_look
+
+    wanted = look_id(sealed, trials)
+    return before_look(session.ledger, wanted) if find_look(session.ledger, wanted) is not None else None
+
+
 def fix_before_look(
     session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float, curve: Curve | None
 ) -> BeforeLook:
@@ -49,11 +58,11 @@ def fix_before_look(
         GateClosed: the looks of this question are used up.
         StoreError: the look was opened before anything was recorded for it.
     """
-    from metier.ledger import before_look, find_look, record_before_look
+    from metier.ledger import record_before_look
 
     wanted = look_id(sealed, trials)
-    recorded = before_look(session.ledger, wanted)
-    if recorded is not None and find_look(session.ledger, wanted) is not None:
+    recorded = recorded_before(session, sealed, trials)
+    if recorded is not None:
         return recorded
     facts = _facts(session, sealed, trials, tune_minutes)
     facts["curve"] = None if curve is None else curve.as_json()
@@ -64,7 +73,7 @@ def _facts(
     session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float
 ) -> dict[str, Any]:  # Any: JSON values
     """What the verdict will rest on besides the scores, from dev and the price table."""
-    from metier.assess import TuningCosts, resolved_question
+    from metier.assess import resolved_question
 
     comparators = frozen_comparators(trials)
     tuned = next(trial for trial in trials if trial.kind == "tuned")
@@ -73,9 +82,13 @@ def _facts(
     price = session.config.price
     after = request_costs(_dev(tuned).replies, session.price_of(tuned.name))
     before = request_costs(_dev(reference).replies, session.price_of(reference.name))
-    costs = TuningCosts(
-        one_off=machine_cost(tune_minutes, price),
-        upkeep_per_month=0.0,
+    spent_minutes = sum(stage.seconds for stage in session.stages.values()) / 60
+    other_minutes = max(0.0, spent_minutes - tune_minutes)
+    costs = tuning_costs(
+        session.config.decision.value,
+        price,
+        tune_minutes=tune_minutes,
+        other_minutes=other_minutes,
         request_before=float(np.mean(before)),
         request_after=float(np.mean(after)),
     )
@@ -97,6 +110,11 @@ def _facts(
         "margin": resolved_question(session.config.decision, costs).margin,
         "cost_ratio": ratio,
         "tune_minutes": tune_minutes,
+        "costs": {
+            **asdict(costs),
+            "evaluation": machine_cost(other_minutes, price),
+            "label_row": label_row_cost(price, every_vote(session.ledger)),
+        },
         "prices": price_entries(price, session.config.arm),
     }
 
@@ -200,6 +218,24 @@ def _examples(parts: Parts, trials: Sequence[FittedTrial]) -> tuple[ExampleRepor
             )
         )
     return tuple(found)
+
+
+def past_predictions(session: Session) -> dict[str, dict[str, float]]:
+    """How good the predictions of earlier runs were, by quantity."""
+    from metier.ledger import scored_predictions
+
+    scored: dict[str, list[Any]] = {}  # Any: ledger predictions with what happened
+    for one in scored_predictions(session.ledger):
+        scored.setdefault(one.quantity, []).append(one)
+    return {
+        quantity: {
+            "runs": float(len(found)),
+            "within": float(sum(one.low <= one.actual <= one.high for one in found)),
+            "median_ratio": float(np.median([one.actual / one.predicted for one in found if one.predicted])),
+        }
+        for quantity, found in scored.items()
+        if any(one.predicted for one in found)
+    }
 
 
 def plan_entries(plan: Plan, measured: Measured) -> tuple[PlanEntry, ...]:

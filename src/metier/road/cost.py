@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from metier.core.arm_config import ArmConfig
 from metier.core.errors import GateClosed
-from metier.core.settings import BudgetConfig, PriceConfig
+from metier.core.settings import BudgetConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
+from metier.core.votes import Vote
 
-__all__ = ["cost_ratio", "machine_cost", "price_entries", "request_costs", "require_affordable", "stale_prices"]
+if TYPE_CHECKING:
+    from metier.assess import TuningCosts
+
+__all__ = [
+    "cost_ratio", "label_row_cost", "machine_cost", "price_entries", "request_costs", "require_affordable",
+    "stale_prices", "tuning_costs",
+]  # fmt: skip
 
 STALE_DAYS = 90
 """Prices of one machine differed 2.3-fold between vendors in 2026, and move within months."""
@@ -33,6 +40,40 @@ def request_costs(replies: Sequence[Reply], price: PriceConfig) -> list[float]:
 def machine_cost(minutes: float, price: PriceConfig) -> float:
     """Cost of minutes of the machine, in the table's currency."""
     return minutes / 60 * price.machine_hour
+
+
+def tuning_costs(
+    value: ValueConfig | None,
+    price: PriceConfig,
+    *,
+    tune_minutes: float,
+    other_minutes: float,
+    request_before: float,
+    request_after: float,
+) -> TuningCosts:
+    """What tuning costs: once the tuning; a month the declared upkeep and, where it is declared, retraining.
+
+    A retraining is a tuning and all that is measured around it again (`other_minutes`).
+    """
+    from metier.assess import TuningCosts
+
+    upkeep = 0.0
+    if value is not None:
+        again = machine_cost(tune_minutes + other_minutes, price)
+        upkeep = value.upkeep_per_month + (again / value.retrain_months if value.retrain_months else 0.0)
+    return TuningCosts(
+        one_off=machine_cost(tune_minutes, price),
+        upkeep_per_month=upkeep,
+        request_before=request_before,
+        request_after=request_after,
+    )
+
+
+def label_row_cost(price: PriceConfig, votes: Sequence[Vote]) -> float | None:
+    """What one more row costs of a person's time; None where its minutes or their price are not known."""
+    seconds = [vote.seconds for vote in votes if vote.seconds is not None]
+    minutes = price.row_minutes or (float(np.median(seconds)) / 60 if seconds else 0.0)
+    return price.label_minute * minutes if price.label_minute and minutes else None
 
 
 def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig) -> None:
@@ -90,6 +131,7 @@ def price_entries(price: PriceConfig, arms: Sequence[ArmConfig] = ()) -> list[di
         "machine_hour": price.machine_hour,
         "million_tokens_in": price.token_in,
         "million_tokens_out": price.token_out,
+        "label_minute": price.label_minute,
     }
     used = {item: amount for item, amount in items.items() if amount > 0 or item == "machine_hour"}
     common = {"currency": price.currency, "date": price.date, "source": price.source}

@@ -1,5 +1,7 @@
 """The learning curve of the tuned arm: the same tuning on nested parts of the train rows, scored on dev.
 
+Rivals that learn from rows without a language model are fitted on such parts too: they would gain by more rows as well.
+
 Every chain is its own order of rows with a seed of its own; each of its parts holds the smaller ones. The whole run is
 a point of its own seed. What a part costs is its share of the tuning, and one dev score; hidden states that
 are stored for the whole run are read, not computed again. The hold-out is not known here.
@@ -7,7 +9,7 @@ are stored for the whole run are read, not computed again. The hold-out is not k
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +19,26 @@ import numpy as np
 from metier.arms.replier import with_instruction
 from metier.core.folders import read_json, write_json
 from metier.core.report import CurvePoint, Forecast
+from metier.core.rows import Row
 from metier.core.seeds import derived_seed, generator
+from metier.core.trials import Arm, Reply
 from metier.road.cut import Parts
 from metier.road.plan import Plan
 from metier.road.rendered import instruction_text
 from metier.road.session import Session
+from metier.road.trials import arm_recipe
 from metier.road.tuning import RUN_NAME, Tuning
 
 if TYPE_CHECKING:
     from metier.assess import CurveFit
 
-__all__ = ["Curve", "Pilot", "fitted", "measure_curve", "run_pilot"]
+__all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "run_pilot"]
 
 CURVE_VERSION = 1
+QUICK_KINDS = ("small",)
+"""Arms that learn from rows in seconds; a language model would have to answer all dev rows again for every part."""
+MIN_ANCHORS = 3
+"""Different numbers of rows that a curve needs."""
 PILOT_FRACTIONS = (0.0625, 0.125, 0.25)
 """Parts of the rows that are tuned before the spend: a forecast reaches four times the largest, all rows."""
 MIN_PILOT_ROWS = 8
@@ -42,10 +51,13 @@ class Curve:
 
     points: tuple[CurvePoint, ...]
     num_dev: int
+    rivals: Mapping[str, tuple[CurvePoint, ...]]
+    """Points of every rival that was fitted on parts of the rows; the others are taken to stay as they are."""
 
     def as_json(self) -> dict[str, Any]:
         """The curve as JSON values."""
-        return {"points": [asdict(point) for point in self.points], "num_dev": self.num_dev}
+        rivals = {name: [asdict(point) for point in points] for name, points in self.rivals.items()}
+        return {"points": [asdict(point) for point in self.points], "num_dev": self.num_dev, "rivals": rivals}
 
 
 def fitted(values: Mapping[str, Any] | None) -> CurveFit | None:  # Any: JSON values
@@ -57,9 +69,38 @@ def fitted(values: Mapping[str, Any] | None) -> CurveFit | None:  # Any: JSON va
     return fit_curve([CurvePoint(**point) for point in values["points"]], num_dev=values["num_dev"])
 
 
-def measure_curve(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> Curve | None:
-    """The points of every chain the plan has room for, and the whole run; None where it has room for none."""
+def fitted_rivals(values: Mapping[str, Any] | None) -> dict[str, CurveFit]:  # Any: JSON values
+    """The forms fitted to the points of every rival of a curve; empty where none was measured."""
+    from metier.assess import fit_curve
+
+    rivals = {} if not values else values.get("rivals", {})
+    return {
+        name: fit_curve([CurvePoint(**point) for point in points], num_dev=values["num_dev"])
+        for name, points in rivals.items()
+        if values
+    }
+
+
+def measure_curve(
+    session: Session,
+    parts: Parts,
+    plan: Plan,
+    tuning: Tuning,
+    *,
+    recorded: Mapping[str, Any] | None = None,  # Any: JSON values
+) -> Curve | None:
+    """The points of every chain the plan has room for, and the whole run; None where it has room for none.
+
+    `recorded` are the facts of a look at these arms that was opened already: where they hold no curve none is measured,
+    for a verdict is never judged by what was found after its look.
+    """
     if not plan.curve_chains:
+        return None
+    if recorded is not None and recorded.get("curve") is None:
+        session.progress.say(
+            "no learning curve: the hold-out was opened for these arms before one was asked for, and what a look is "
+            "judged by stays as it was. The next look, at another tuning or more rows, will have one."
+        )
         return None
     session.progress.enter("curve")
     fractions, points = session.config.curve.fractions, []
@@ -74,9 +115,48 @@ def measure_curve(session: Session, parts: Parts, plan: Plan, tuning: Tuning) ->
     points.append(_whole(session, parts, tuning))
     for point in points:
         session.progress.say(f"tuned on {point.num_train:,} rows: dev score {point.score:.3f}")
-    found = Curve(points=tuple(points), num_dev=len(parts.dev))
+    found = Curve(points=tuple(points), num_dev=len(parts.dev), rivals=_rivals(session, parts, plan))
     fitted(found.as_json())  # what cannot be fitted must not reach the look
     return found
+
+
+def _rivals(session: Session, parts: Parts, plan: Plan) -> dict[str, tuple[CurvePoint, ...]]:
+    """Dev scores of every arm that learns from rows in seconds, fitted on nested parts of them and on all."""
+    found: dict[str, tuple[CurvePoint, ...]] = {}
+    for config in session.config.arm:
+        recipe = arm_recipe(session, config, plan, ()) if config.kind in QUICK_KINDS else None
+        if recipe is None or recipe.needs(parts.train, parts.dev) is not None:
+            continue
+        wanted = [(c, fraction) for c in range(plan.curve_chains) for fraction in session.config.curve.fractions]
+        tried = [_rival_point(session, parts, recipe, chain=c, fraction=f) for c, f in (*wanted, (0, 1.0))]
+        points = [point for point in tried if point is not None]
+        if len({point.num_train for point in points}) >= MIN_ANCHORS:
+            found[recipe.name] = tuple(points)
+    return found
+
+
+def _rival_point(session: Session, parts: Parts, recipe: Arm, *, chain: int, fraction: float) -> CurvePoint | None:
+    """One rival fitted on one part of one chain, scored on dev; None where it does not apply to so few rows."""
+    chain_seed = derived_seed(session.config.project.seed, "curve", chain)
+    order = generator(chain_seed, f"rows of {recipe.name}").permutation(len(parts.train))
+    taken = [parts.train[i] for i in sorted(order[: _size(len(parts.train), fraction)].tolist())]
+
+    def work(stage_dir: Path) -> None:
+        score = None
+        if recipe.needs(taken, parts.dev) is None:
+            replies = recipe.fit(taken, parts.dev, seed=chain_seed).reply(parts.dev)
+            score = mean_score(session, parts.dev, replies)
+        write_json(stage_dir / "point.json", {"num_train": len(taken), "score": score})
+
+    stage = session.stage(
+        f"curve-{chain}-{fraction:g}-{recipe.name}",
+        version=CURVE_VERSION,
+        inputs={"split": parts.stage_hash, "arm": session.stages[f"arm-{recipe.name}"].hash},
+        config={"chain_seed": chain_seed, "fraction": fraction},
+        work=work,
+    )
+    found = read_json(stage.dir / "point.json")
+    return None if found["score"] is None else CurvePoint(chain_seed=chain_seed, train_seed=chain_seed, **found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,5 +253,10 @@ def _dev_score(session: Session, parts: Parts, tuning: Tuning, tuned_dir: Path) 
     instruction = instruction_text(tuned_arm, session.wordings)
     replier = session.replier(session.tuned_handle(tuned_dir), tuning.rendered.golds)
     replies = replier.reply(parts.dev, [with_instruction(row, instruction) for row in parts.dev])
-    scored = session.grader.score_all(parts.dev, [reply.text for reply in replies])
+    return mean_score(session, parts.dev, replies)
+
+
+def mean_score(session: Session, rows: Sequence[Row], replies: Sequence[Reply]) -> float:
+    """Mean primary score of replies to rows, 0-1."""
+    scored = session.grader.score_all(rows, [reply.text for reply in replies])
     return float(np.mean([each.score for each in scored]))

@@ -27,7 +27,7 @@ from metier.core.table import RowTable, Values
 from metier.core.votes import Estimate
 from metier.curate.ages import Staleness, staleness
 from metier.curate.label_errors import ReviewList, rank_label_errors, rank_reply_errors
-from metier.road.annotators import annotators_of
+from metier.road.annotators import annotators_of, label_ceiling
 from metier.road.cut import Parts
 from metier.road.ground import Ground
 from metier.road.session import Session
@@ -83,10 +83,7 @@ def judge_data(
 
 
 def _ceiling(annotators: AnnotatorReport | None) -> Estimate | None:
-    """The best score the labels allow: by known answers where there are some, else by the fitted labels."""
-    if annotators is None:
-        return None
-    return annotators.gold_ceiling or (annotators.ceiling.fitted if annotators.ceiling else None)
+    return None if annotators is None else label_ceiling(annotators)
 
 
 def _agreement(annotators: AnnotatorReport | None) -> page.Agreement | None:

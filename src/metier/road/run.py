@@ -18,7 +18,14 @@ from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
-from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
+from metier.road.conclude import (
+    Measured,
+    build_report,
+    fix_before_look,
+    past_predictions,
+    plan_entries,
+    recorded_before,
+)
 from metier.road.cost import machine_cost, price_entries, require_affordable
 from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
@@ -39,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DATA_PAGE_NAME", "PAGE_NAME", "REPORT_NAME", "Pages", "open_session", "run_road"]
 
-REPORT_VERSION = 5
+REPORT_VERSION = 6
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"
 DATA_PAGE_NAME = "data.html"
@@ -102,7 +109,8 @@ def run_road(
         tuning = Tuning(session, parts, plan)
         trials = fit_arms(session, parts, plan, tuning)
         exposure = probe_exposure(session, parts, tuning)
-        curve = measure_curve(session, parts, plan, tuning)
+        opened = recorded_before(session, sealed, trials)
+        curve = measure_curve(session, parts, plan, tuning, recorded=None if opened is None else opened.facts)
         before = fix_before_look(session, sealed, trials, tuning.minutes, curve)
         looked = look_at_holdout(session, parts, sealed, trials, tuning)
         session.progress.enter("report")
@@ -139,6 +147,7 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
                 "provenance": {**_provenance(session, found), "stages": stages},
                 "costs": _costs(session, tuning),
                 "plan": plan_entries(plan, _measured(session, tuning)),
+                "past_predictions": past_predictions(session),
                 "dev_curve": tuning.dev_curve,
                 "exposure": found.exposure.as_json(),
             },

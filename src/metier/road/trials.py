@@ -28,7 +28,7 @@ from metier.road.tuning import Tuning
 if TYPE_CHECKING:
     from metier.render import RenderedRow
 
-__all__ = ["DevReplies", "FittedTrial", "arm_name", "fit_arms", "fit_untuned"]
+__all__ = ["DevReplies", "FittedTrial", "arm_name", "arm_recipe", "fit_arms", "fit_untuned"]
 
 ARM_VERSION = 4
 LATENCY_ROWS = 40
@@ -112,7 +112,7 @@ def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]
     for position, config in enumerate(configs):
         session.progress.enter("arms")
         session.progress.advance(position / len(configs))
-        trials.append(_fit_arm(session, config, _recipe(session, config, plan, golds), parts))
+        trials.append(_fit_arm(session, config, arm_recipe(session, config, plan, golds), parts))
     return trials
 
 
@@ -157,7 +157,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     )
 
 
-def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[RenderedRow]) -> Arm:
+def arm_recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[RenderedRow]) -> Arm:
     """The recipe of an arm that needs no tuning, from its settings."""
     name, grader = arm_name(config), session.grader
     if config.kind == "small":

@@ -13,6 +13,7 @@ from metier.core.report import CurvePoint, PriceEntry, QuestionReport
 from metier.core.settings import DecisionConfig, GuardConfig
 from metier.road.curve import fitted
 from metier.road.look import looks_report
+from metier.road.worth import FORECAST_TIMES, gain_forecasts, worth
 
 if TYPE_CHECKING:
     from metier.assess import CostRatio, Decision, GuardScores, RowsNeeded, ScoreTable
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from metier.ledger import Ledger, Look, Question
 
 __all__ = ["decide_from_scores", "holdout_numbers", "judged", "paired_table"]
-
-FORECAST_TIMES = (1.5, 2.0, 3.0, 4.0)
-"""Times the rows at hand that are forecast."""
 
 
 def decide_from_scores(
@@ -44,17 +42,16 @@ def decide_from_scores(
         DataError: the table's arms are not the tuned arm and the frozen comparators.
         ConfigError: a guard watches something that is not scored.
     """
-    from metier.assess import decide, forecasts
+    from metier.assess import decide
 
     paired = paired_table(table, facts["tuned"], facts["comparators"], binary=facts["binary"])
-    fit = fitted(facts.get("curve"))
     watched = [_guard(table, guard, facts, binary=facts["binary"]) for guard in guards]
     return decide(
         replace(decision, margin=facts["margin"], value=None),
         paired,
         alpha_this_look=alpha,
         guards=watched,
-        forecast=None if fit is None else forecasts(fit, paired, times=FORECAST_TIMES),
+        forecast=gain_forecasts(paired, facts),
         cost_ratio=_cost_ratio(facts["cost_ratio"], versus=facts["guard_reference"]),
         other_questions=other_questions,
     )
@@ -83,6 +80,7 @@ def judged(
     decided = decide_from_scores(
         table, decision, guards, alpha=look.alpha, facts=facts, other_questions=looks.other_questions
     )
+    paired = paired_table(table, facts["tuned"], facts["comparators"], binary=facts["binary"])
     return {
         "question": _question(frozen, decision, facts, decided.margin),
         "verdict": decided.verdict,
@@ -93,6 +91,7 @@ def judged(
         "mde": decided.mde,
         "looks": looks,
         **_curve(facts.get("curve"), num_holdout=len(table.groups())),
+        **worth(decision, decided, gain_forecasts(paired, facts), facts),
     }
 
 
@@ -102,13 +101,14 @@ def _curve(values: Mapping[str, Any] | None, *, num_holdout: int) -> dict[str, A
 
     fit = fitted(values)
     if fit is None or values is None:
-        return {"curve": (), "forecast": (), "retrain_spread": None}
+        return {"curve": (), "forecast": (), "retrain_spread": None, "curve_p": None}
     points = tuple(CurvePoint(**point) for point in values["points"])
     spread = retrain_spread(points)
     return {
         "curve": points,
         "forecast": tuple(fit.forecast(round(times * fit.num_train), num_rows=num_holdout) for times in FORECAST_TIMES),
         "retrain_spread": None if spread is None else asdict(spread),
+        "curve_p": fit.flat_p,
     }
 
 

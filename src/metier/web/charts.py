@@ -78,17 +78,25 @@ def frontier(report: Report) -> dict[str, Any] | None:
     least = min([cost for cost in costs if cost > 0], default=1.0)
     places = [math.log(max(cost, least / 2)) for cost in costs]
     span = (max(places) - min(places)) or 1.0
+
+    def height(score: float) -> str:
+        return f"{5 + (CURVE_HEIGHT - 10) * (1 - score):.1f}"
+
     lines: list[dict[str, Any]] = []
     for arm, place in zip(ran, places, strict=True):
         lines.append(
             {
                 "arm": arm,
-                "x": f"{5 + (CURVE_WIDTH - 10) * (place - min(places)) / span:.1f}",
-                "y": f"{5 + (CURVE_HEIGHT - 10) * (1 - (arm.score or 0.0)):.1f}",
+                "x": f"{8 + (CURVE_WIDTH - 24) * (place - min(places)) / span:.1f}",
+                "y": height(arm.score or 0.0),
+                "top": height(arm.high if arm.high is not None else arm.score or 0.0),
+                "bottom": height(arm.low if arm.low is not None else arm.score or 0.0),
                 "beaten_by": _beaten_by(arm, ran),
             }
         )
     lines.sort(key=lambda line: line["arm"].cost_per_1k_requests or 0.0)
+    for number, line in enumerate(lines, start=1):
+        line["number"] = number
     return {"lines": lines}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from metier.core.folders import write_bytes
 from metier.core.report import ArmReport, Outcome, Report
-from metier.web import sentences
+from metier.web import sentences, worth_words
 from metier.web.charts import dev_curve, frontier, learning_curve
 from metier.web.sentences import DROP_REASONS, SKIP_REASONS
 from metier.web.templating import environment, styles, without_control
@@ -72,6 +72,11 @@ def render_report(report: Report) -> str:
         curve=dev_curve(report),
         learning=learning_curve(report),
         frontier=frontier(report),
+        money_lines=worth_words.money_lines(report),
+        turns=worth_words.turn_lines(report),
+        missing=worth_words.missing_lines(report),
+        forecasts=worth_words.forecast_lines(report),
+        past=worth_words.past_lines(report),
         kinds=_KINDS,
         skip_reasons=SKIP_REASONS,
         css=styles("report.css"),

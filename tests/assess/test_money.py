@@ -1,0 +1,100 @@
+"""What tuning costs and brings, and where the verdict turns: held against the margin rule itself, value by value."""
+
+from __future__ import annotations
+
+import doctest
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import metier.assess.money as pages
+from metier.assess import TuningCosts, assumptions, break_even, net_worth, value_margin
+from metier.core.report import Outcome
+from metier.core.settings import DecisionConfig, ValueConfig
+
+COSTS = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)
+VALUE = ValueConfig(worth=0.5, requests_per_month=1000, horizon_months=12)
+
+
+def outcome_at(value: ValueConfig, costs: TuningCosts, low: float, high: float) -> Outcome:
+    """The rule of the verdict, guards and forecast aside."""
+    margin = value_margin(value, costs)
+    if low >= margin:
+        return Outcome.WORTH_IT
+    return Outcome.NOT_WORTH_IT if high < margin else Outcome.NEED_HOLDOUT_ROWS
+
+
+def assumed(name: str, new: float, value: ValueConfig, costs: TuningCosts) -> tuple[ValueConfig, TuningCosts]:
+    """Value and costs with one assumption replaced."""
+    if name == "tuning_cost":
+        return value, replace(costs, one_off=new)
+    if name == "prices":
+        parts = ("one_off", "request_before", "request_after")
+        return value, replace(costs, **{part: new * getattr(costs, part) for part in parts})
+    return replace(value, **{name: new}), costs
+
+
+def test_the_example_prints_what_it_says() -> None:
+    assert doctest.testmod(pages).failed == 0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_verdict_turns_where_the_margin_passes_a_bound_and_nowhere_else(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    low, high = sorted(rng.uniform(-0.05, 0.15, size=2).tolist())
+    value = ValueConfig(
+        worth=float(rng.lognormal(-1, 1)),
+        requests_per_month=float(rng.lognormal(6, 1.5)),
+        horizon_months=float(rng.uniform(1, 36)),
+    )
+    costs = TuningCosts(
+        one_off=float(rng.lognormal(3, 1.5)),
+        upkeep_per_month=float(rng.choice([0.0, 2.0])),
+        request_before=float(rng.uniform(0, 0.004)),
+        request_after=float(rng.uniform(0, 0.004)),
+    )
+    found = assumptions(DecisionConfig(value=value), costs, low=low, high=high)
+    assert {each.name for each in found} >= {"worth", "requests_per_month", "horizon_months", "tuning_cost"}
+    for each in found:
+        assert each.zones[0].low is None
+        assert each.zones[-1].high is None
+        for before, after in zip(each.zones, each.zones[1:], strict=False):
+            assert before.high == after.low
+        for zone in each.zones:
+            start = zone.low or 0.0
+            end = zone.high if zone.high is not None else max(10 * start, 10 * each.value)
+            for share in (0.01, 0.5, 0.99):
+                new = start + share * (end - start)
+                if new > 0:
+                    told = outcome_at(*assumed(each.name, new, value, costs), low, high)
+                    assert told is zone.outcome, (each.name, new, zone)
+        here = [z for z in each.zones if (z.low or 0.0) <= each.value and (z.high is None or each.value < z.high)]
+        assert [zone.outcome for zone in here] == [outcome_at(value, costs, low, high)]
+
+
+def test_a_plain_margin_turns_at_the_bounds_and_an_accepted_loss_at_what_was_lost() -> None:
+    (margin,) = assumptions(DecisionConfig(margin=0.03), COSTS, low=0.01, high=0.05)
+    assert [(zone.outcome.name, zone.low, zone.high) for zone in margin.zones] == [
+        ("WORTH_IT", None, 0.01), ("NEED_HOLDOUT_ROWS", 0.01, 0.05), ("NOT_WORTH_IT", 0.05, None),
+    ]  # fmt: skip
+    (limit,) = assumptions(DecisionConfig(claim="as_good_for_less"), COSTS, low=-0.05, high=-0.03)
+    assert [(zone.outcome.name, zone.low, zone.high) for zone in limit.zones] == [
+        ("NOT_WORTH_IT", None, 0.03), ("NEED_HOLDOUT_ROWS", 0.03, 0.05), ("WORTH_IT", 0.05, None),
+    ]  # fmt: skip
+
+
+def test_a_model_shown_to_be_worse_is_not_worth_it_under_any_assumption() -> None:
+    for each in assumptions(DecisionConfig(value=VALUE), COSTS, low=-0.05, high=-0.01):
+        assert [zone.outcome for zone in each.zones] == [Outcome.NOT_WORTH_IT]
+
+
+def test_break_even_and_money_left_by_hand() -> None:
+    gains = {"low": 0.01, "estimate": 0.02, "high": -0.01}
+    # 120 / 12 = 10 a month over .001 + .5 x gain a request.
+    assert break_even(COSTS, VALUE, gains) == {
+        "low": pytest.approx(10 / 0.006), "estimate": pytest.approx(10 / 0.011), "high": None,
+    }  # fmt: skip
+    assert net_worth(COSTS, VALUE, gains)["estimate"] == pytest.approx(12000 * 0.011 - 120)
+    assert break_even(COSTS, None, gains) == {}
+    assert net_worth(COSTS, None, gains) == {}
