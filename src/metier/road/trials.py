@@ -163,7 +163,8 @@ def _recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[Ren
     if config.kind == "small":
         return SmallArm(name, grader, near=config.near)
     if config.endpoint is not None:
-        remote = EndpointReplier(config.endpoint, session.calls(name), max_reply_tokens(golds))
+        calls, tell = session.calls(name), session.progress.say
+        remote = EndpointReplier(config.endpoint, calls, max_reply_tokens(golds), tell=tell)
         return PromptArm(name, remote, grader, session.wordings, kind="endpoint")
     replier = session.replier(session.handle, golds)
     if config.kind == "prompt":
