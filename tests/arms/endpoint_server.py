@@ -62,6 +62,8 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
                 broken = server.script.get(number) or server.refuse(body)
                 if broken is None or not broken(self):
                     server.answer(self, body)
+            except OSError:  # whoever asked has gone
+                self.close_connection = True
             finally:
                 server.now -= 1
 

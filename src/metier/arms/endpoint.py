@@ -112,6 +112,11 @@ class EndpointReplier:
         """Why the endpoint cannot be asked about such rows, or None."""
         return None if all(map(_is_plain, rows)) else SkipReason.ROWS_USE_TOOLS
 
+    def num_known(self, conversations: Sequence[Conversation]) -> int:
+        """How many of these would not be sent, because the answer is kept."""
+        keys = (self._request(talk)[0] for talk in conversations)
+        return sum(self.calls.find(key) is not None for key in keys)
+
     def reply_each(self, rows: Sequence[Row], conversations: Sequence[Conversation]) -> Iterator[Reply]:
         """Replies one request at a time."""
         with Line(self.config) as line:
@@ -154,13 +159,7 @@ class EndpointReplier:
         if not _is_plain(row):  # a hold-out row: those that can be seen before are looked at in `needs`
             self.outcomes[row.row_id] = "it uses tools, which are not passed on"
             return Reply(text="", tokens_in=0, tokens_out=0, seconds=0.0, finish=REFUSED)
-        body = {
-            "model": self.config.model,
-            "messages": [{"role": message.role.value, "content": message.content} for message in conversation],
-            "max_tokens": self.max_reply_tokens,
-            "temperature": self.config.temperature,
-        }
-        key = value_hash({"url": self.config.url, **body})
+        key, body = self._request(conversation)
         async with line.turn(key):  # a second row with the same prompt waits for the answer to the first
             call = self.calls.find(key) or self.refusals.get(key)
             if call is None:
@@ -180,6 +179,16 @@ class EndpointReplier:
         return Reply(
             text=call["text"], tokens_in=tokens_in, tokens_out=tokens_out, seconds=call["seconds"], finish=finish
         )
+
+    def _request(self, conversation: Conversation) -> tuple[str, dict[str, Any]]:  # Any: JSON values
+        """What is sent, and the key its answer is kept under."""
+        body = {
+            "model": self.config.model,
+            "messages": [{"role": message.role.value, "content": message.content} for message in conversation],
+            "max_tokens": self.max_reply_tokens,
+            "temperature": self.config.temperature,
+        }
+        return value_hash({"url": self.config.url, **body}), body
 
     async def _ask(self, line: Line, row: Row, key: str, body: Mapping[str, Any]) -> dict[str, Any]:  # Any: JSON values
         """Ask until there is an answer or a refusal, and keep it."""

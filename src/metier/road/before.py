@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from metier.core.errors import DataError, GateClosed, counted
 from metier.core.project_file import ProjectConfig
+from metier.road.buying import Forecast, bought_money, forecasts
 from metier.road.cost import machine_cost, request_costs, require_affordable
 from metier.road.curve import Pilot, run_pilot
 from metier.road.cut import Parts, cut_rows
@@ -44,6 +45,8 @@ class Planned:
     settings: Mapping[str, Any]
     servable: tuple[Servable, ...]
     """Which servers can load what the tuning will leave."""
+    bought: Sequence[Forecast] = ()
+    """What endpoints will be asked."""
     rehearsed: Rehearsed | None = None
     """What a rehearsal found; None where none was asked for."""
 
@@ -52,7 +55,7 @@ class Planned:
         price = {"cost": self.cost, "currency": self.currency}
         servable = [asdict(one) for one in self.servable]
         rehearsed = None if self.rehearsed is None else self.rehearsed.as_json()
-        found = {"servable": servable, "rehearsed": rehearsed}
+        found = {"servable": servable, "bought": [asdict(one) for one in self.bought], "rehearsed": rehearsed}
         return {**self.plan.as_json(), "rows": dict(self.rows), **price, "settings": dict(self.settings), **found}
 
     def as_text(self) -> str:
@@ -66,6 +69,7 @@ class Planned:
         price = self.settings["price"]
         assumed = "" if price["date"] else f", at an assumed {price['machine_hour']:g} an hour"
         lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time{assumed}")
+        lines += [one.as_text() for one in self.bought]
         lines.append(f"tuning: {plan.size}")
         lines += [f"given up for the budget: {sentence}" for sentence in plan.gave_up]
         lines += [f"served by {one.as_text()} ({one.date})" for one in self.servable]
@@ -92,14 +96,16 @@ def plan_project(
         require_room(session, plan)
         found = rehearse_plan(session, parts, plan) if rehearse else None
         plan = with_rehearsal(session, parts, plan)
-        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
+        require_affordable(minutes, config.budget, config.price, bought=bought)
         rank = 0 if config.tune.method == "full" else config.tune.rank
         return Planned(
             servable=servability(TunedForm(method=config.tune.method, rank=rank)),
             rehearsed=found,
             plan=plan,
             rows={"train": len(parts.train), "dev": len(parts.dev), "hold-out": parts.num_holdout},
-            cost=machine_cost(plan.predictions["run_minutes"][0], config.price),
+            cost=machine_cost(minutes, config.price),
+            bought=forecasts(session, parts),
             currency=config.price.currency,
             settings=asdict(config),
         )
@@ -205,7 +211,8 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
     with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
-        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
+        require_affordable(minutes, config.budget, config.price, bought=bought)
         found = _assessed(session, parts, plan, fit_untuned(session, parts, plan))
         if found.problems:
             return found  # the answer is clear, and a pilot would cost what it cannot change

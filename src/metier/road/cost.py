@@ -35,13 +35,18 @@ def machine_cost(minutes: float, price: PriceConfig) -> float:
     return minutes / 60 * price.machine_hour
 
 
-def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig) -> None:
-    """Pass only where minutes of the machine cost no more than `budget.money`; 0 sets no limit.
+def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig, *, bought: float = 0.0) -> None:
+    """Pass only where minutes of the machine, and what is bought, cost no more than `budget.money`; 0 sets no limit.
 
     Raises:
         GateClosed: they cost more; the message says how many minutes the money pays for.
     """
-    cost = machine_cost(minutes, price)
+    cost = machine_cost(minutes, price) + bought
+    if budget.money and bought and cost > budget.money:
+        raise GateClosed(
+            f"the run is predicted to cost {price.currency} {cost:.4f}, {bought:.4f} of it for answers of endpoints; "
+            f"[budget] money is {budget.money:g}. Raise money, or drop the [[arm]] of kind 'endpoint'."
+        )
     if budget.money and cost > budget.money:
         paid_minutes = 60 * budget.money / price.machine_hour
         raise GateClosed(

@@ -19,6 +19,7 @@ from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
 from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
+from metier.road.buying import bought_money
 from metier.road.cost import machine_cost, price_entries, require_affordable
 from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
@@ -96,7 +97,8 @@ def run_road(
         plan = make_plan(session, parts)
         require_room(session, plan)
         plan = with_rehearsal(session, parts, plan)
-        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        bought = bought_money(session, parts)
+        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price, bought=bought)
         record_ground(session, ground)
         sealed = seal_parts(session, ground, parts)
         tuning = Tuning(session, parts, plan)
