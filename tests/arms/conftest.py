@@ -13,6 +13,4 @@ from tests.arms.endpoint_server import Server
 def server() -> Iterator[Server]:
     found = Server()
     yield found
-    found.released.set()
-    found.http.shutdown()
-    found.http.server_close()
+    found.close()

@@ -27,6 +27,12 @@ class Server:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
+    def close(self) -> None:
+        """No more requests; those that wait are let go."""
+        self.released.set()
+        self.http.shutdown()
+        self.http.server_close()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http.server_port}/v1"

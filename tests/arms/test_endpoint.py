@@ -337,8 +337,6 @@ def test_another_value_asks_pays_or_waits_otherwise(name: str, tmp_path: Path, m
         path = settings.url.rpartition("/")[2]  # every server has another port
         asked = ArmConfig(kind="endpoint", endpoint=replace(settings, url=f"http://here/{path}"))
         questions.append(asked.as_question())
-        server.released.set()
-        server.http.shutdown()
-        server.http.server_close()
+        server.close()
     assert found[0] == found[1] != found[2]
     assert (questions[0] != questions[2]) == (name in WHAT_IS_ASKED), "only what changes a reply changes the question"

@@ -18,8 +18,8 @@ from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
-from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
 from metier.road.buying import bought_money
+from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries
 from metier.road.cost import machine_cost, price_entries, require_affordable
 from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
