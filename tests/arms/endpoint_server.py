@@ -16,6 +16,9 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.script: dict[int, Callable[[BaseHTTPRequestHandler], bool]] = {}
+        self.refuse: Callable[[dict[str, Any]], Callable[[BaseHTTPRequestHandler], bool] | None] = lambda _: None
+        """What goes wrong with a request by what it asks."""
+        self.finish = "stop"
         self.usage: dict[str, Any] | None = {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}
         self.paths: list[str] = []
         self.delay_s, self.now, self.most_at_once = 0.0, 0, 0
@@ -23,6 +26,12 @@ class Server:
         self.released = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """No more requests; those that wait are let go."""
+        self.released.set()
+        self.http.shutdown()
+        self.http.server_close()
 
     @property
     def url(self) -> str:
@@ -34,7 +43,7 @@ class Server:
         for text in ("At dock ", f"{number}."):
             send(to, {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]})
         if whole:
-            send(to, {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            send(to, {"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish}]})
             if self.usage is not None:
                 send(to, {"choices": [], "usage": self.usage})
             chunk(to, b"data: [DONE]\n\n")
@@ -56,9 +65,11 @@ def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
                 server.headers.append({name.lower(): value for name, value in self.headers.items()})
             try:
                 server.released.wait(server.delay_s)
-                broken = server.script.get(number)
+                broken = server.script.get(number) or server.refuse(body)
                 if broken is None or not broken(self):
                     server.answer(self, body)
+            except OSError:  # whoever asked has gone
+                self.close_connection = True
             finally:
                 server.now -= 1
 

@@ -29,9 +29,11 @@ class PromptArm:
     """Instruction by the name of its wording, for example {"guidelines.md": "You answer ..."}."""
     kind: str = "prompt"
 
-    def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:  # noqa: ARG002  # the contract's form
-        """Guidelines, in at least one wording."""
-        return None if self.wordings else SkipReason.NO_GUIDELINES
+    def needs(self, train: Sequence[Row], dev: Sequence[Row]) -> SkipReason | None:
+        """Guidelines, in at least one wording; for an endpoint also rows that it can be sent."""
+        if not self.wordings:
+            return SkipReason.NO_GUIDELINES
+        return self.replier.needs([*train, *dev]) if isinstance(self.replier, EndpointReplier) else None
 
     def fit(self, train: Sequence[Row], dev: Sequence[Row], *, seed: int) -> FittedArm:  # noqa: ARG002  # the contract's form
         """Score every wording on dev."""

@@ -38,8 +38,8 @@ class EndpointConfig(Settings):
     """Where the prices are from."""
     temperature: float = 0.0
     """Randomness of the replies; 0 asks for the likeliest."""
-    timeout_s: float = 60.0
-    """Seconds without a word from the endpoint after which an answer counts as lost."""
+    timeout_s: float = 120.0
+    """Seconds a whole answer may take, from the request to its last word; after them it counts as lost."""
     concurrency: int = 1
     """Requests on their way at once; the latency in the report is that of this many."""
 

@@ -31,6 +31,7 @@ class SkipReason(StrEnum):
     ONE_CLASS = "one_class"
     NO_GUIDELINES = "no_guidelines"
     PROMPT_TOO_LONG = "prompt_too_long"
+    ROWS_USE_TOOLS = "rows_use_tools"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ class Reply:
     logprob: float | None = None
     """Sum of the log-probabilities of the reply's tokens, in nats; None where the arm has none."""
     finish: str = "stop"
-    """stop: the model ended its turn; length: it ran into the limit."""
+    """stop: the model ended its turn; length: it ran into the limit; refused: an endpoint gave no whole reply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

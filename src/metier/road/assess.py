@@ -12,6 +12,7 @@ import numpy as np
 from metier.core.errors import DataError, GateClosed, counted
 from metier.core.project_file import ProjectConfig
 from metier.road.annotators import annotators_of, every_vote, label_ceiling
+from metier.road.buying import bought_money
 from metier.road.cost import label_row_cost, machine_cost, request_costs, require_affordable, tuning_costs
 from metier.road.curve import Pilot, run_pilot
 from metier.road.cut import Parts, cut_rows
@@ -184,7 +185,8 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
     with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
-        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
+        require_affordable(minutes, config.budget, config.price, bought=bought)
         annotators = annotators_of(session, parts)
         ceiling = None if annotators is None else label_ceiling(annotators)
         found = _assessed(session, parts, plan, fit_untuned(session, parts, plan), ceiling=ceiling)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier.core.project_file import ProjectConfig
+from metier.road.buying import Forecast, bought_money, forecasts
 from metier.road.cost import machine_cost, require_affordable
 from metier.road.cut import cut_rows
 from metier.road.ground import read_and_check
@@ -33,6 +34,8 @@ class Planned:
     settings: Mapping[str, Any]
     servable: tuple[Servable, ...]
     """Which servers can load what the tuning will leave."""
+    bought: Sequence[Forecast] = ()
+    """What endpoints will be asked."""
     rehearsed: Rehearsed | None = None
     """What a rehearsal found; None where none was asked for."""
 
@@ -41,7 +44,7 @@ class Planned:
         price = {"cost": self.cost, "currency": self.currency}
         servable = [asdict(one) for one in self.servable]
         rehearsed = None if self.rehearsed is None else self.rehearsed.as_json()
-        found = {"servable": servable, "rehearsed": rehearsed}
+        found = {"servable": servable, "bought": [asdict(one) for one in self.bought], "rehearsed": rehearsed}
         return {**self.plan.as_json(), "rows": dict(self.rows), **price, "settings": dict(self.settings), **found}
 
     def as_text(self) -> str:
@@ -55,6 +58,7 @@ class Planned:
         price = self.settings["price"]
         assumed = "" if price["date"] else f", at an assumed {price['machine_hour']:g} an hour"
         lines.append(f"cost: {self.currency} {self.cost:.4f} of machine time{assumed}")
+        lines += [one.as_text() for one in self.bought]
         lines.append(f"tuning: {plan.size}")
         lines += [f"given up for the budget: {sentence}" for sentence in plan.gave_up]
         lines += [f"served by {one.as_text()} ({one.date})" for one in self.servable]
@@ -81,14 +85,16 @@ def plan_project(
         require_room(session, plan)
         found = rehearse_plan(session, parts, plan) if rehearse else None
         plan = with_rehearsal(session, parts, plan)
-        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
+        require_affordable(minutes, config.budget, config.price, bought=bought)
         rank = 0 if config.tune.method == "full" else config.tune.rank
         return Planned(
             servable=servability(TunedForm(method=config.tune.method, rank=rank)),
             rehearsed=found,
             plan=plan,
             rows={"train": len(parts.train), "dev": len(parts.dev), "hold-out": parts.num_holdout},
-            cost=machine_cost(plan.predictions["run_minutes"][0], config.price),
+            cost=machine_cost(minutes, config.price),
+            bought=forecasts(session, parts),
             currency=config.price.currency,
             settings=asdict(config),
         )

@@ -76,13 +76,18 @@ def label_row_cost(price: PriceConfig, votes: Sequence[Vote]) -> float | None:
     return price.label_minute * minutes if price.label_minute and minutes else None
 
 
-def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig) -> None:
-    """Pass only where minutes of the machine cost no more than `budget.money`; 0 sets no limit.
+def require_affordable(minutes: float, budget: BudgetConfig, price: PriceConfig, *, bought: float = 0.0) -> None:
+    """Pass only where minutes of the machine, and what is bought, cost no more than `budget.money`; 0 sets no limit.
 
     Raises:
         GateClosed: they cost more; the message says how many minutes the money pays for.
     """
-    cost = machine_cost(minutes, price)
+    cost = machine_cost(minutes, price) + bought
+    if budget.money and bought and cost > budget.money:
+        raise GateClosed(
+            f"the run is predicted to cost {price.currency} {cost:.4f}, {bought:.4f} of it for answers of endpoints; "
+            f"[budget] money is {budget.money:g}. Raise money, or drop the [[arm]] of kind 'endpoint'."
+        )
     if budget.money and cost > budget.money:
         paid_minutes = 60 * budget.money / price.machine_hour
         raise GateClosed(

@@ -21,7 +21,7 @@ from metier.core.hashing import canonical_json, sha256_hex
 from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.curate import erase_records
-from metier.road.calls import drop_answers
+from metier.road.calls import drop_answers, sent_rows
 from metier.road.ground import read_and_check, record_ground
 from metier.road.persons import Found, data_files, files_holding, numbers_of, search
 from metier.road.run import DATA_PAGE_NAME, PAGE_NAME, REPORT_NAME, open_session
@@ -36,6 +36,7 @@ NOT_GONE = (
     "Replies, reports and tasks for labelling that left this folder.",
     "Keyed hashes of the person and of the rows: they prove that something was erased and say nothing without the key.",
 )
+SENT = "What was sent to the addresses listed: metier cannot erase there; ask whoever runs them."
 LEARNED = "What the models listed have learned: only training again without the rows removes it."
 
 
@@ -69,6 +70,8 @@ class Erasure:
     """Packs and seals rewritten by the command that ended the erasure."""
     models: Sequence[Mapping[str, Any]]
     """Every model that was trained on one of the rows, parents first: id, state, what to do and why."""
+    sent: Mapping[str, int]
+    """Rows among them whose prompt was sent to an endpoint, by its address."""
     still_holding: Sequence[str]
     """Files of the project folder in which the name still stands; empty in a dry run."""
     not_gone: Sequence[str]
@@ -102,6 +105,7 @@ class Erasure:
             lines.append(f"look at: {counted(len(self.kept_copies), 'row')} like these about somebody else")
         lines += [f"look at: {name} still holds the name" for name in self.still_holding]
         lines += [f"model {model['model_id'][:12]}: {model['action']} ({model['why']})" for model in self.models]
+        lines += [f"sent to {url}: the prompts of {counted(num, 'row')}" for url, num in self.sent.items()]
         if any(model["action"] == "retrain" for model in self.models):
             lines.append("train anew with: metier run")
         lines += ["what is not gone:", *(f"  {sentence}" for sentence in self.not_gone)]
@@ -158,6 +162,7 @@ def _plan(session: Session, hashed: str, found: Found, begun: Mapping[str, Any] 
     origins = sorted(mine | of_nobody)
     numbers = _all_numbers(session, found, origins, again=begun is not None)
     inside, before = _inside(session), dict(begun["num_records"]) if begun else {}
+    sent = sent_rows(session.workspace.calls_dir, origins)
     models = [model.as_json() for model in plan_models(session.ledger, origins)]
     return Erasure(
         subject=hashed,
@@ -178,8 +183,9 @@ def _plan(session: Session, hashed: str, found: Found, begun: Mapping[str, Any] 
         num_votes=count_votes(session.ledger, origins),
         num_objects=0,
         models=models,
+        sent=sent,
         still_holding=(),
-        not_gone=(*NOT_GONE, LEARNED) if models else NOT_GONE,
+        not_gone=(*NOT_GONE, *([SENT] if sent else []), *([LEARNED] if models else [])),
     )
 
 

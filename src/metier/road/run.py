@@ -18,6 +18,7 @@ from metier.core.project_file import ProjectConfig
 from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
+from metier.road.buying import bought_money
 from metier.road.conclude import (
     Measured,
     build_report,
@@ -103,7 +104,8 @@ def run_road(
         plan = make_plan(session, parts)
         require_room(session, plan)
         plan = with_rehearsal(session, parts, plan)
-        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price)
+        bought = bought_money(session, parts)
+        require_affordable(plan.predictions["run_minutes"][0], config.budget, config.price, bought=bought)
         record_ground(session, ground)
         sealed = seal_parts(session, ground, parts)
         tuning = Tuning(session, parts, plan)

@@ -96,8 +96,12 @@ class Session:
         return restored_rows(self.ledger)
 
     def calls(self, arm: str) -> StoredCalls:
-        """The answers of an endpoint that an arm has asked for so far."""
-        return StoredCalls(self.workspace.calls_dir / f"{arm}.jsonl", self.key)
+        """The answers of an endpoint to an arm so far; what a killed run left open is booked and told."""
+        found = StoredCalls(self.workspace.calls_dir / f"{arm}.jsonl", self.key)
+        told = found.book_killed()
+        if told:
+            self.progress.say(f"{arm}: {told}")
+        return found
 
     def price_of(self, arm: str) -> PriceConfig:
         """The price table for an arm's requests: an endpoint's tokens have their own prices."""

@@ -19,6 +19,7 @@ from metier.core.errors import DataError
 from metier.core.folders import read_json, write_json
 from metier.core.rows import Row
 from metier.core.trials import Arm, FittedArm, Reply
+from metier.road.buying import require_money
 from metier.road.cut import Parts
 from metier.road.plan import Plan
 from metier.road.rendered import instruction_text, render_parts
@@ -126,6 +127,8 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     fitted: list[FittedArm] = []
 
     def work(stage_dir: Path) -> None:
+        if isinstance(recipe, PromptArm):
+            require_money(session, parts, config, recipe)
         arm = recipe.fit(parts.train, parts.dev, seed=session.config.project.seed)
         fitted.append(arm)
         part = session.progress.part
@@ -163,7 +166,8 @@ def arm_recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[
     if config.kind == "small":
         return SmallArm(name, grader, near=config.near)
     if config.endpoint is not None:
-        remote = EndpointReplier(config.endpoint, session.calls(name), max_reply_tokens(golds))
+        calls, tell = session.calls(name), session.progress.say
+        remote = EndpointReplier(config.endpoint, calls, max_reply_tokens(golds), tell=tell)
         return PromptArm(name, remote, grader, session.wordings, kind="endpoint")
     replier = session.replier(session.handle, golds)
     if config.kind == "prompt":

@@ -52,6 +52,7 @@ SKIP_REASONS: Mapping[str, str] = MappingProxyType(
         "one_class": "all train rows have one label",
         "no_guidelines": "no guidelines, and no conventions to write them from",
         "prompt_too_long": "not even the shortest example fits before every prompt",
+        "rows_use_tools": "rows use tools, which are not passed on to an endpoint",
     }
 )
 _QUANTITIES = MappingProxyType(
