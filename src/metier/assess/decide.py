@@ -208,8 +208,7 @@ def _rows(
     def needed(rival: _Rival, power: float) -> RowsNeeded:
         return rows_needed_for(
             rival.gain,
-            versus=rival.comparison.versus,
-            discordance=rival.comparison.discordance,
+            comparison=rival.comparison,
             plan_gain=plan_gain,
             margin=margin,
             alpha=alpha,

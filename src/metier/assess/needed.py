@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metier.assess.guards import MIN_DISCORDANT
+from metier.core.report import Comparison
 from metier.core.stats import GainEstimate, rows_to_clear, z_quantile
 
 __all__ = ["RowsNeeded", "rows_needed_for"]
@@ -66,8 +67,7 @@ class RowsNeeded:
 def rows_needed_for(
     gain: GainEstimate,
     *,
-    versus: str,
-    discordance: float,
+    comparison: Comparison,
     plan_gain: float,
     margin: float,
     alpha: float,
@@ -77,7 +77,7 @@ def rows_needed_for(
 ) -> RowsNeeded:
     """Rows needed against one comparator, from the spread the hold-out showed (`rows_to_clear`).
 
-    `discordance` is the share of rows on which the two differ. `alpha_below` is the level of the upper bound.
+    `alpha_below` is the level of the upper bound.
     """
     ends = {
         "plan_gain": plan_gain,
@@ -85,7 +85,7 @@ def rows_needed_for(
         "low": gain.low(alpha),
         "high": gain.high(alpha),
     }
-    differ = _rows_that_differ(discordance, gain.num_rows, power=power)
+    differ = _rows_that_differ(comparison.discordance, gain.num_rows, power=power)
     least = 0 if gain.method == "bonett_price" or margin < 0 else differ  # as `decide` believes a lower bound
     counts = {
         name: _at_least(
@@ -101,7 +101,7 @@ def rows_needed_for(
             gain, truth=gain.estimate, limit=margin, alpha=alpha_below, power=power, max_rows=max_rows
         )
     return RowsNeeded(
-        versus=versus,
+        versus=comparison.versus,
         num_rows=gain.num_rows,
         rows_per_group=gain.num_rows / gain.num_groups,
         max_rows=max_rows,
@@ -117,7 +117,7 @@ def _rows_that_differ(discordance: float, num_rows: int, *, power: float) -> int
     """
     share = (discordance * num_rows + 2) / (num_rows + 2)
     z = z_quantile(1 - (1 - power) / 4)
-    expected = ((z + (z**2 + 4 * (MIN_DISCORDANT - 0.5)) ** 0.5) / 2) ** 2
+    expected = ((z + math.sqrt(z**2 + 4 * (MIN_DISCORDANT - 0.5))) / 2) ** 2
     return math.ceil(expected / share)
 
 

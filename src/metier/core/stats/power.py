@@ -118,8 +118,8 @@ def _bonett_price_clears(
     def enough(num_rows: int) -> bool:
         centre = num_rows * truth / (num_rows + 2)
         bound_var = ((num_rows * discordance + 2) / (num_rows + 2) - centre**2) / (num_rows + 2)
-        varies = (num_rows * variance) ** 0.5 / (num_rows + 2)
-        return side * (centre - limit) >= z_alpha * bound_var**0.5 + z_power * varies
+        varies = math.sqrt(num_rows * variance) / (num_rows + 2)
+        return side * (centre - limit) >= z_alpha * math.sqrt(bound_var) + z_power * varies
 
     return enough, (z_alpha + z_power) ** 2 * variance / (truth - limit) ** 2
 
