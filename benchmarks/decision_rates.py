@@ -3,8 +3,10 @@
     python benchmarks/decision_rates.py --json            5,000 repetitions, fresh seeds
     python benchmarks/decision_rates.py --reps 500 --seed 7
 
-Every rate comes out of the public `decide` (looks out of `next_look`). A rate that must hold is compared with its
-bound plus three Monte-Carlo standard errors; a rate of a rule that metier does not follow is shown for comparison.
+Every rate comes out of the public `decide` (looks out of `next_look`, costs out of `cost_ratio`). A rate that must hold
+is compared with its bound, with three Monte-Carlo standard errors of room; a rate of a rule that metier does not follow
+is shown for comparison. The made-up scores are in `decision_truth.py`, planned rows, coverage and the claim
+as_good_for_less in `decision_planned.py`, guards in `decision_guards.py`.
 """
 
 # Shapes: N rows, C groups, K rivals.
@@ -17,63 +19,23 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
-from metier.assess import GuardScores, PastLook, ScoreTable, decide, next_look
-from metier.core.report import GuardState, Outcome
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.decision_guards import guard_rates, guard_states
+from benchmarks.decision_planned import as_good_for_less, coverage, planned_rows
+from benchmarks.decision_truth import LEVEL, MARGIN, NOT, QUESTION, WORTH, Rate, arms, discordant, group_sizes, verdict
+
+from metier.assess import PastLook, ScoreTable, decide, next_look
 from metier.core.seeds import generator
-from metier.core.settings import DecisionConfig, GuardConfig
+from metier.core.settings import DecisionConfig
 from metier.core.stats import bell_mccaffrey_df, grouped_mean
-
-MARGIN = 0.03
-QUESTION = DecisionConfig(margin=MARGIN)
-LEVEL = 0.72  # share of rows the best rival gets right
-ROW_CORRELATION = 0.5  # of the latent difficulty: rows are hard or easy for every arm
-WORTH, NOT = Outcome.WORTH_IT, Outcome.NOT_WORTH_IT
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """One simulated rate, 0-1."""
-
-    table: str
-    case: str
-    rate: float
-    reps: int
-    bound: float | None
-    """What it must not exceed; None: shown for comparison with a rule that metier does not follow."""
-
-    @property
-    def limit(self) -> float | None:
-        """The bound plus three Monte-Carlo standard errors."""
-        return None if self.bound is None else self.bound + 3 * (self.bound * (1 - self.bound) / self.reps) ** 0.5
-
-    @property
-    def holds(self) -> bool:
-        return self.limit is None or self.rate <= self.limit
-
-
-def arms(rng: np.random.Generator, num_rows: int, shares: list[float]) -> np.ndarray:
-    """Yes-no scores, one line an arm, with the given true shares and rows that are hard or easy for all."""
-    common_N = rng.standard_normal(num_rows)
-    own = rng.standard_normal((len(shares), num_rows))
-    latent = np.sqrt(ROW_CORRELATION) * common_N + np.sqrt(1 - ROW_CORRELATION) * own
-    return (latent < ndtri(np.array(shares))[:, None]).astype(float)
-
-
-def verdict(tuned: np.ndarray, rivals: np.ndarray, groups: np.ndarray | None = None, *, alpha: float = 0.05) -> Outcome:
-    """The outcome for yes-no scores."""
-    table = ScoreTable.of(
-        tuned=tuned,
-        rivals={f"rival {k}": rivals[k] for k in range(len(rivals))},
-        groups=np.arange(len(tuned)) if groups is None else groups,
-        binary=True,
-    )
-    return decide(QUESTION, table, alpha_this_look=alpha).verdict.outcome
 
 
 def several_rivals(reps: int, seed: int) -> list[Rate]:
@@ -87,7 +49,7 @@ def several_rivals(reps: int, seed: int) -> list[Rate]:
                 found = []
                 for _ in range(reps):
                     score = arms(rng, num_rows, shares)
-                    found.append(verdict(score[0], score[1:]))
+                    found.append(verdict(score))
                 case = f"n={num_rows}, {k} rivals, {name}"
                 for what, outcome in (("false WORTH_IT", WORTH), ("false NOT_WORTH_IT", NOT)):
                     rate = found.count(outcome) / reps
@@ -105,7 +67,7 @@ def chosen_rival(reps: int, seed: int) -> list[Rate]:
             for _ in range(reps):
                 score = arms(rng, num_rows, [LEVEL + MARGIN] + [LEVEL] * k)
                 best = 1 + int(score[1:].mean(axis=1).argmax())
-                found.append(verdict(score[0], score[best : best + 1]))
+                found.append(verdict(score[[0, best]]))
             case = f"n={num_rows}, best of {k} on the hold-out: false NOT_WORTH_IT"
             out.append(Rate(table="chosen rival", case=case, rate=found.count(NOT) / reps, reps=reps, bound=None))
         rng = generator(seed, "chosen on dev", num_rows)
@@ -114,7 +76,7 @@ def chosen_rival(reps: int, seed: int) -> list[Rate]:
             shares = [LEVEL + MARGIN, LEVEL, LEVEL - 0.02, LEVEL - 0.02]
             dev, score = arms(rng, 200, shares), arms(rng, num_rows, shares)
             best = 1 + int(dev[1:].mean(axis=1).argmax())
-            found.append(verdict(score[0], score[best : best + 1]))
+            found.append(verdict(score[[0, best]]))
         case = f"n={num_rows}, best of 3 on 200 dev rows: false WORTH_IT"
         out.append(Rate(table="chosen rival", case=case, rate=found.count(WORTH) / reps, reps=reps, bound=None))
     return out
@@ -127,16 +89,10 @@ def power_with_rivals(reps: int, seed: int) -> list[Rate]:
         rng, found = generator(seed, "power", k), 0
         for _ in range(reps):
             score = arms(rng, 300, [LEVEL + 0.10] + [LEVEL] * k)
-            found += verdict(score[0], score[1:]) is WORTH
+            found += verdict(score) is WORTH
         case = f"n=300, gain 10 points over each of {k}: WORTH_IT"
         out.append(Rate(table="power", case=case, rate=found / reps, reps=reps, bound=None))
     return out
-
-
-def group_sizes(rng: np.random.Generator, num_groups: int, sigma: float, mean_size: float = 12.0) -> np.ndarray:
-    """Log-normal group sizes of at least one row."""
-    raw = rng.lognormal(0.0, sigma, num_groups)
-    return np.maximum(1, np.round(raw / raw.mean() * mean_size)).astype(int)
 
 
 def t_quantile(df: float, alpha: float) -> float:
@@ -201,8 +157,7 @@ def more_rows(reps: int, seed: int) -> list[Rate]:
             (".05 each: false WORTH_IT", [0.05] * 3, WORTH),
         ):
             wrong[name] += any(
-                verdict(score[0, :n], score[1:, :n], alpha=a) is outcome
-                for n, a in zip((200, 400, 600), alphas, strict=True)
+                verdict(score[:, :n], alpha=a) is outcome for n, a in zip((200, 400, 600), alphas, strict=True)
             )
     return [
         Rate(table="three looks", case=name, rate=count / reps, reps=reps, bound=0.05 if "granted" in name else None)
@@ -222,7 +177,7 @@ def new_models(reps: int, seed: int) -> list[Rate]:
     for _ in range(reps):
         score = arms(rng, 500, [LEVEL] + [LEVEL + MARGIN] * 10)
         for name, alphas in (("granted", granted), (".05 each", [0.05] * 10)):
-            wrong[name] += any(verdict(score[k + 1], score[:1], alpha=alphas[k]) is WORTH for k in range(10))
+            wrong[name] += any(verdict(score[[k + 1, 0]], alpha=alphas[k]) is WORTH for k in range(10))
     return [
         Rate(
             table="ten models",
@@ -233,45 +188,6 @@ def new_models(reps: int, seed: int) -> list[Rate]:
         )
         for name, count in wrong.items()
     ]
-
-
-def discordant(rng: np.random.Generator, num_rows: int, share: float, change: float) -> tuple[np.ndarray, np.ndarray]:
-    """Yes-no scores of two arms that differ on `share` of the rows, with a true change of the first."""
-    draw = rng.random(num_rows)
-    first, second = draw < (share + change) / 2, (draw >= (share + change) / 2) & (draw < share)
-    return first.astype(float), second.astype(float)
-
-
-def guard_rates(reps: int, seed: int) -> list[Rate]:
-    """Ten guards, limit 5 points, arms differing on a tenth of the rows: false failures and false passes."""
-    out = []
-    question = DecisionConfig(margin=0.0)
-    for num_rows in (60, 150, 500):
-        for change in (0.0, -0.05):
-            rng = generator(seed, "guards", num_rows, int(100 * change))
-            all_passed, failed, first_passed = 0, 0, 0
-            for _ in range(reps):
-                guards = []
-                for g in range(10):
-                    tuned, reference = discordant(rng, num_rows, 0.1, change if g == 0 else 0.0)
-                    config = GuardConfig(name=f"g{g}", on=f"slice={g}", limit=0.05)
-                    groups = np.arange(num_rows)
-                    guards.append(GuardScores.of(config, tuned=tuned, reference=reference, groups=groups, binary=True))
-                tuned, rival = discordant(rng, 200, 0.3, 0.2)
-                table = ScoreTable.of(tuned=tuned, rivals={"rival": rival}, groups=np.arange(200), binary=True)
-                decision = decide(question, table, alpha_this_look=0.05, guards=guards)
-                states = [guard.state for guard in decision.guards]
-                all_passed += all(state is GuardState.PASSED for state in states)
-                failed += decision.verdict.reason.startswith("guard:")
-                first_passed += states[0] is GuardState.PASSED
-            case = f"{num_rows} rows a guard"
-            if change == 0:
-                rates = [("all ten unharmed pass", all_passed, None), ("unharmed, yet some failed", failed, 0.05)]
-            else:
-                rates = [("harmed by exactly the limit, yet passed", first_passed, 0.05)]
-            for what, count, bound in rates:
-                out.append(Rate(table="guards", case=f"{case}: {what}", rate=count / reps, reps=reps, bound=bound))
-    return out
 
 
 def few_discordant(reps: int, seed: int) -> list[Rate]:
@@ -299,7 +215,11 @@ TABLES: Mapping[str, Callable[[int, int], list[Rate]]] = {
     "more_rows": more_rows,
     "new_models": new_models,
     "guard_rates": guard_rates,
+    "guard_states": guard_states,
     "few_discordant": few_discordant,
+    "planned_rows": planned_rows,
+    "coverage": coverage,
+    "as_good_for_less": as_good_for_less,
 }
 
 

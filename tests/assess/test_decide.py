@@ -126,12 +126,14 @@ def test_every_rival_shown_out_of_reach_needs_its_own_forecast() -> None:
 
 def test_open_says_how_many_rows_would_decide() -> None:
     # d = 15/502 = .02988, p1 + p2 = 47/502 = .093625; planned gain .06:
-    # n = 6.182557 x (.093625 - .0036) / .03^2 = 618.4
+    # 6.182557 x (.093625 - .0036) / .03^2 = 618.4, and what Bonett-Price's own arithmetic adds. At 637 rows the centre
+    # is .06 x 637/639 = .0598122, psi' = (637 x .093625 + 2)/639 = .0964618, se = sqrt((psi' - centre^2)/639) = .0120565,
+    # sd of the centre sqrt(637 x .090025)/639 = .0118509: .0298122 >= 1.644854 x .0120565 + .841621 x .0118509 = .0298051.
     found = answer(OPEN)
     assert (found.verdict.outcome, found.verdict.reason) == (Outcome.NEED_HOLDOUT_ROWS, "holdout_too_small")
-    assert (found.rows_needed.plan_gain, found.rows_needed.to_collect) == (619, 619)
+    assert (found.rows_needed.plan_gain, found.rows_needed.to_collect) == (637, 637)
     assert (found.rows_needed.low, found.rows_needed.estimate) == (None, None)
-    assert found.verdict.sentence.endswith("; hold out 619 rows in all to decide.")
+    assert found.verdict.sentence.endswith("; hold out 637 rows in all to decide.")
     # mde = .03 + (1.644854 + .841621) x sqrt((.093625 - .000893) / 502)
     assert found.mde == pytest.approx(0.03 + 2.486475 * 0.0135913, abs=1e-5)
 
@@ -140,9 +142,9 @@ def test_rows_are_planned_for_all_rivals_together() -> None:
     tuned, rival = pair(30, 15, 500)
     scores = ScoreTable.of(tuned=tuned, rivals={"a": rival, "b": rival}, groups=np.arange(500), binary=True)
     found = answer(scores)
-    # Power 1 - .2/2 = .9 against each: (1.644854 + 1.281552)^2 = 8.563847; x .090025 / .0009 = 856.6
-    assert found.rows_needed.plan_gain == 857
-    assert found.rows_needed_by_rival["a"].plan_gain == 619
+    # Power 1 - .2/2 = .9 against each: (1.644854 + 1.281552)^2 = 8.563847; x .090025 / .0009 = 856.6, and the interval's own.
+    assert found.rows_needed.plan_gain == 873
+    assert found.rows_needed_by_rival["a"].plan_gain == 637
     assert found.mde > answer(OPEN).mde
 
 
@@ -152,8 +154,8 @@ def test_no_number_of_rows_decides_is_an_answer() -> None:
     assert found.rows_needed.to_collect is None
     assert found.verdict.sentence.endswith("; no number of rows up to 600 is expected to show it.")
     settled = answer(table(20, 20, 300), DecisionConfig(margin=0.03, plan_gain=0.15))
-    # n = 6.182557 x (42/302) / .03^2 = 955.3, the variance of one row being .139073
-    assert settled.rows_needed.settle_below == 956
+    # n = 6.182557 x (42/302) / .03^2 = 955.3, the variance of one row being .139073; and the interval's own two rows
+    assert settled.rows_needed.settle_below == 961
     assert (
         f"but {settled.rows_needed.settle_below:,} rows in all would settle that it falls short."
         in settled.verdict.sentence
@@ -229,10 +231,11 @@ def test_a_guard_that_is_not_required_blocks_nothing() -> None:
 def test_an_unproven_required_guard_keeps_a_good_verdict_open() -> None:
     found = answer(GOOD, guards=[guard(3, 3, 100)])
     assert (found.verdict.outcome, found.verdict.reason) == (Outcome.NEED_HOLDOUT_ROWS, "guard_unproven:refusals")
-    # (3 + 1 + 3 + 1) / 102 = .078431; se^2 x n = .078431 / 102 x 100 = .076894; 6.182557 x .076894 / .0004 = 1188.5
-    assert found.guards[0].rows_needed == 1189
+    # psi = (3 + 1 + 3 + 1) / 102 = .078431; 6.182557 x .078431 / .0004 = 1212.2
+    # At 1,225: 1.644854 x sqrt(.079933 / 1227) + .841621 x sqrt(1225 x .078431) / 1227 = .0199995 <= .02.
+    assert found.guards[0].rows_needed == 1225
     assert (
-        "cannot show that 'refusals' loses at most 2.0 points; about 1,189 rows would prove it."
+        "cannot show that 'refusals' loses at most 2.0 points; about 1,225 rows would prove it."
         in found.verdict.sentence
     )
 

@@ -5,10 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,20 +15,15 @@ REPS, SEED = 500, 20261123
 
 @pytest.fixture(scope="module")
 def simulate():
-    path = Path(__file__).parents[2] / "benchmarks" / "decision_rates.py"
-    spec = importlib.util.spec_from_file_location("decision_rates", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["decision_rates"] = module
-    spec.loader.exec_module(module)
-    return module
+    from benchmarks import decision_rates
+
+    return decision_rates
 
 
 def exceeded(rates) -> list[str]:
-    """The cases whose rate is above its bound by more than three Monte-Carlo standard errors."""
+    """The cases whose rate is on the wrong side of its bound by more than three Monte-Carlo standard errors."""
     assert any(rate.bound is not None for rate in rates)
-    return [f"{rate.case}: {rate.rate} > {rate.limit:.4f}" for rate in rates if not rate.holds]
+    return [f"{rate.case}: {rate.rate}, limit {rate.limit:.4f}" for rate in rates if not rate.holds]
 
 
 def shown(rates) -> dict[str, float]:
@@ -79,6 +70,32 @@ def test_guards_are_neither_failed_nor_passed_falsely(simulate) -> None:
     assert exceeded(simulate.guard_rates(REPS, SEED)) == []
 
 
+def test_a_guard_is_passed_failed_or_unproven_and_the_verdict_follows(simulate) -> None:
+    rates = simulate.guard_states(REPS, SEED)
+    assert exceeded(rates) == []
+    found = shown(rates)
+    for kind in ("graded", "yes-no, groups of 4", "graded, unequal groups of 6"):
+        for harm in ("0", "0.05", "0.2"):
+            states = [found[f"{kind}, 240 rows, harm {harm}: {state}"] for state in ("passed", "failed", "unproven")]
+            assert sum(states) == pytest.approx(1)
+        assert states[1] > 0.85, "a harm of four times the limit is shown"
+
+
+def test_the_rows_that_are_planned_decide_both_ways(simulate) -> None:
+    assert exceeded(simulate.planned_rows(REPS, SEED)) == []
+
+
+def test_the_interval_covers_and_is_not_much_too_wide(simulate) -> None:
+    rates = simulate.coverage(REPS, SEED)
+    assert exceeded(rates) == []
+    wide = [rate.case for rate in rates if rate.bound is None]
+    assert all("differing on 5%" in case for case in wide) and len(wide) == 3, "where 3 to 5 rows differ"
+
+
+def test_as_good_for_less_is_falsely_claimed_no_more_often_than_the_level(simulate) -> None:
+    assert exceeded(simulate.as_good_for_less(REPS, SEED)) == []
+
+
 def test_scores_that_differ_on_few_rows_hold_the_error_rates(simulate) -> None:
     assert exceeded(simulate.few_discordant(REPS, SEED)) == []
 
@@ -109,6 +126,9 @@ def test_a_rate_above_its_bound_is_reported(simulate) -> None:
     good = simulate.Rate(table="t", case="c", rate=0.07, reps=500, bound=0.05)
     bad = simulate.Rate(table="t", case="c", rate=0.09, reps=500, bound=0.05)
     assert (good.limit, good.holds, bad.holds) == (pytest.approx(0.05 + 3 * 0.009747, abs=1e-5), True, False)
+    low = [simulate.Rate(table="t", case="c", rate=rate, reps=500, bound=0.8, at_least=True) for rate in (0.76, 0.74)]
+    assert low[0].limit == pytest.approx(0.8 - 3 * 0.017889, abs=1e-5)
+    assert [rate.holds for rate in low] == [True, False]
 
 
 @pytest.mark.parametrize(("num_rows", "all_pass"), [(60, 0.000), (150, 0.004), (500, 0.718)])

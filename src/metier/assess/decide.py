@@ -9,7 +9,7 @@ A pure function of the question and the scores, so that anyone with the score fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -201,14 +201,14 @@ def _rows(
 ) -> tuple[dict[str, RowsNeeded], RowsNeeded]:
     """Rows needed against each comparator alone, and against all together (the most demanding one decides).
 
-    With K comparators each must be passed with power 1 - .2 / K for .8 over all of them.
+    With K comparators each must be passed with power 1 - .2 / K for .8 over all; falling short of one settles it.
     """
     plan_gain = planned_gain(question)
 
     def needed(rival: _Rival, power: float) -> RowsNeeded:
         return rows_needed_for(
             rival.gain,
-            versus=rival.comparison.versus,
+            comparison=rival.comparison,
             plan_gain=plan_gain,
             margin=margin,
             alpha=alpha,
@@ -226,4 +226,6 @@ def _rows(
             n.estimate if n.estimate is not None else none_decides,
         ),
     )
-    return {r.comparison.versus: needed(r, POWER) for r in rivals}, hardest
+    alone = {r.comparison.versus: needed(r, POWER) for r in rivals}
+    settled = [each.settle_below for each in alone.values() if each.settle_below is not None]
+    return alone, replace(hardest, settle_below=min(settled, default=None))

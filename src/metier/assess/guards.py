@@ -9,7 +9,7 @@ import numpy as np
 
 from metier.assess.scores import GuardScores, paired_gain
 from metier.core.report import GuardReport, GuardState
-from metier.core.stats import MIN_GROUPS, GainEstimate, holm, rows_for_precision
+from metier.core.stats import MIN_GROUPS, GainEstimate, holm, rows_for_precision, rows_to_clear
 
 __all__ = ["MIN_DISCORDANT", "assess_guards"]
 
@@ -75,9 +75,7 @@ def _report(measured: _Measured, harmed: bool, *, alpha: float) -> GuardReport:
 
 def _rows_needed(measured: _Measured, *, alpha: float) -> int | None:
     """Rows for which the guard passes with power .8 if nothing is harmed; None when no number does (limit 0)."""
-    num_rows = len(measured.guard.tuned_N)
     if measured.gain is None:
         # No variance between groups is known: that of two arms differing on one row in ten, as on a pilot of good arms.
         return rows_for_precision(distance=measured.guard.config.limit, variance=0.1, alpha=alpha)
-    variance = measured.gain.stderr**2 * num_rows
-    return rows_for_precision(distance=measured.guard.config.limit, variance=variance, alpha=alpha)
+    return rows_to_clear(measured.gain, truth=0.0, limit=-measured.guard.config.limit, alpha=alpha)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from metier.core.stats import GainEstimate, rows_for_precision
+from metier.assess.guards import MIN_DISCORDANT
+from metier.core.report import Comparison
+from metier.core.stats import GainEstimate, rows_to_clear, z_quantile
 
 __all__ = ["RowsNeeded", "rows_needed_for"]
 
@@ -28,8 +31,9 @@ class RowsNeeded:
     high: int | None
     """If it is the upper end."""
     settle_below: int | None
-    """Rows for which the upper bound falls below the margin if the measured gain is the true one; None where it is not
-    below the margin or too many would be needed."""
+    """Rows for which the upper bound falls below the margin, and enough rows differ to say so, if the measured gain is
+    the true one; in the answer over all comparators, the fewest that do so over one of them. None where it is not below
+    the margin or too many would be needed."""
     num_rows: int
     """Rows at hand."""
     rows_per_group: float
@@ -63,7 +67,7 @@ class RowsNeeded:
 def rows_needed_for(
     gain: GainEstimate,
     *,
-    versus: str,
+    comparison: Comparison,
     plan_gain: float,
     margin: float,
     alpha: float,
@@ -71,35 +75,52 @@ def rows_needed_for(
     power: float,
     max_rows: int,
 ) -> RowsNeeded:
-    """Rows needed against one comparator, from the spread the hold-out showed.
+    """Rows needed against one comparator, from the spread the hold-out showed (`rows_to_clear`).
 
-    The design effect of groups is inside the spread: its squared standard error times the rows is the variance of one
-    independent row. For yes-no scores the variance follows the gain it is planned for (psi - d^2). `alpha_below` is the
-    level of the upper bound.
+    `alpha_below` is the level of the upper bound.
     """
-    rows = gain.num_rows + (2 if gain.method == "bonett_price" else 0)  # Bonett-Price divides by n + 2
-    row_variance = gain.stderr**2 * rows
     ends = {
         "plan_gain": plan_gain,
         "estimate": gain.estimate,
         "low": gain.low(alpha),
         "high": gain.high(alpha),
     }
-    counts = {}
-    for name, truth in ends.items():
-        variance = row_variance
-        if gain.method == "bonett_price":
-            variance = max(row_variance + gain.centre**2, abs(truth)) - truth**2
-        counts[name] = rows_for_precision(
-            distance=truth - margin, variance=variance, alpha=alpha, power=power, max_rows=max_rows
+    differ = _rows_that_differ(comparison.discordance, gain.num_rows, power=power)
+    least = 0 if gain.method == "bonett_price" or margin < 0 else differ  # as `decide` believes a lower bound
+    counts = {
+        name: _at_least(
+            least, rows_to_clear(gain, truth=truth, limit=margin, alpha=alpha, power=power, max_rows=max_rows), max_rows
+        )
+        if truth > margin
+        else None
+        for name, truth in ends.items()
+    }
+    settled = None
+    if gain.estimate < margin:
+        settled = rows_to_clear(
+            gain, truth=gain.estimate, limit=margin, alpha=alpha_below, power=power, max_rows=max_rows
         )
     return RowsNeeded(
-        versus=versus,
+        versus=comparison.versus,
         num_rows=gain.num_rows,
         rows_per_group=gain.num_rows / gain.num_groups,
         max_rows=max_rows,
-        settle_below=rows_for_precision(
-            distance=margin - gain.estimate, variance=row_variance, alpha=alpha_below, power=power, max_rows=max_rows
-        ),
+        settle_below=_at_least(differ, settled, max_rows),
         **counts,
     )
+
+
+def _rows_that_differ(discordance: float, num_rows: int, *, power: float) -> int:
+    """Rows of which `MIN_DISCORDANT` differ nearly always: a quarter of what `power` leaves is spent on it.
+
+    Poisson by its normal approximation; two differing rows are added to what was seen, as Bonett & Price do.
+    """
+    share = (discordance * num_rows + 2) / (num_rows + 2)
+    z = z_quantile(1 - (1 - power) / 4)
+    expected = ((z + math.sqrt(z**2 + 4 * (MIN_DISCORDANT - 0.5))) / 2) ** 2
+    return math.ceil(expected / share)
+
+
+def _at_least(least: int, rows: int | None, max_rows: int) -> int | None:
+    """The rows, no fewer than `least`; None where that is more than can be collected."""
+    return None if rows is None or max(rows, least) > max_rows else max(rows, least)

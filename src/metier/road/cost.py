@@ -112,22 +112,19 @@ def stale_prices(price: PriceConfig, arms: Sequence[ArmConfig], *, today: date) 
 
 
 def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) -> dict[str, float] | None:
-    """Tuned cost over the rival's, with one-sided bounds at `alpha`; None where the rival costs nothing.
+    """Tuned cost over the rival's, with one-sided bounds at `alpha`; None where one costs nothing or of one request.
 
-    Delta method on the log of the ratio of means over the same requests.
+    Delta method on the log of the ratio of means over the same requests, with bounds that allow for skewed costs: a few
+    long replies cost most, and a sample that misses them looks cheap.
     """
-    from metier.core.stats import z_quantile
+    from metier.core.stats import skewed_mean
 
     ours, theirs = np.asarray(tuned, float), np.asarray(rival, float)
-    if not theirs.mean() > 0 or not ours.mean() > 0:
+    if len(ours) < 2 or not theirs.mean() > 0 or not ours.mean() > 0:
         return None
     ratio = float(ours.mean() / theirs.mean())
-    relative_N = ours / ours.mean() - theirs / theirs.mean()
-    error = float(relative_N.std(ddof=1) / np.sqrt(len(ours))) if len(ours) > 1 else float("inf")
-    if not np.isfinite(error):
-        return None
-    half = z_quantile(1 - alpha) * error
-    return {"estimate": ratio, "low": ratio * float(np.exp(-half)), "high": ratio * float(np.exp(half))}
+    low, high = skewed_mean(ours / ours.mean() - theirs / theirs.mean(), alpha=alpha)
+    return {"estimate": ratio, "low": ratio * float(np.exp(low)), "high": ratio * float(np.exp(high))}
 
 
 def price_entries(price: PriceConfig, arms: Sequence[ArmConfig] = ()) -> list[dict[str, Any]]:
