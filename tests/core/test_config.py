@@ -70,7 +70,7 @@ def test_a_minimal_project_gets_all_five_arms(tmp_path: Path) -> None:
         (MINIMAL + '[[convention]]\nname = "a"\ncheck = "exact"\nargs = { min = [1.0, nan] }\n', "[[convention]] 1 args.min is nan; expected a finite number."),
         (MINIMAL + '[[convention]]\nname = "a"\ncheck = "exact"\nargs = { any = { day = 2026-11-23 } }\n', "[[convention]] 1 args.any.day is 2026-11-23, a date; expected text. Put it in quotes."),
         (MINIMAL + "[price]\ndate = 2026-11-23\n", "a date; expected str. Put it in quotes."),
-        (MINIMAL + '[price]\nlabel_minute = 0.5\n', "metier.toml [price]: unknown setting 'label_minute'"),
+        (MINIMAL + '[price]\nlabel_hour = 0.5\n', "metier.toml [price]: unknown setting 'label_hour'"),
         (MINIMAL + "[split]\ngeneralise_to = 'new_groups'\nmin_holdout_groups = 5\n", "metier.toml: [split] min_holdout_groups is 5, but [data] groups names no column; name it, or drop the setting."),
         ("[project\n", "not valid TOML"),
     ],
