@@ -31,6 +31,7 @@ class SkipReason(StrEnum):
     ONE_CLASS = "one_class"
     NO_GUIDELINES = "no_guidelines"
     PROMPT_TOO_LONG = "prompt_too_long"
+    NOT_LABELS = "not_labels"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +83,7 @@ class FittedArm(Protocol):
 
     @property
     def kind(self) -> str:
-        """prompt, few_shot, retrieval, small or tuned."""
+        """As in the project file: `ArmConfig.kind`."""
         ...
 
     @property
@@ -118,7 +119,7 @@ class Arm(Protocol):
 
     @property
     def kind(self) -> str:
-        """prompt, few_shot, retrieval, small or tuned."""
+        """As in the project file: `ArmConfig.kind`."""
         ...
 
     @property
