@@ -82,3 +82,24 @@ def test_near_is_refused_where_it_has_no_effect_or_says_nothing(kind: str, near:
 def test_an_arm_that_compares_by_words_is_the_question_it_was_before_there_was_a_choice() -> None:
     assert "near" not in ArmConfig(kind="small").as_question()
     assert ArmConfig(kind="small", near=("meaning",)).as_question()["near"] == ["meaning"]
+
+
+@pytest.mark.real_base
+def test_another_sentence_model_is_another_fingerprint_where_meanings_are_compared(
+    replier: Replier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = rows(TRAIN, label=True)
+    small, retrieval = SmallArm("small", EXACT), RetrievalArm("r", replier, EXACT, "Help.")
+
+    def fingerprints() -> list[str]:
+        setting = {"model": "classifier", "strength": 1.0}
+        fitted = [small.restore(train, {"setting": {**setting, "analyzer": a}, "tried": []}) for a in ("word", MEANING)]
+        told = {"k": 1, "carries": "full", "tried": []}
+        fitted += [retrieval.restore(train, {**told, "near": near}) for near in ("words", "meaning")]
+        return [arm.fingerprint for arm in fitted]
+
+    before = fingerprints()
+    assert fingerprints() == before
+    monkeypatch.setattr("metier.models.sentence_model_sha256", lambda: "another")
+    is_same = [one == other for one, other in zip(fingerprints(), before, strict=True)]
+    assert is_same == [True, False, True, False], "words, meaning, words, meaning"

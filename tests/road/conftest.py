@@ -18,8 +18,9 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def on_one_core(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+def on_one_core(request: pytest.FixtureRequest, cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if "real_base" not in request.keywords:
+        monkeypatch.setenv("METIER_CACHE", str(cache_dir))
     with one_core():
         yield
 

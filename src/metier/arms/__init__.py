@@ -1,5 +1,6 @@
 """The alternatives under assessment: one file an arm, all on the same rows with the same grader."""
 
+from metier.arms.encoder import EncoderArm
 from metier.arms.endpoint import EndpointReplier
 from metier.arms.few_shot import FewShotArm
 from metier.arms.instructions import read_wordings, short_instruction
@@ -10,6 +11,7 @@ from metier.arms.small import SmallArm
 from metier.arms.tuned import TunedArm
 
 __all__ = [
+    "EncoderArm",
     "EndpointReplier",
     "FewShotArm",
     "PromptArm",

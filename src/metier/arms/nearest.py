@@ -11,10 +11,20 @@ import numpy as np
 from metier.core.errors import DataError
 from metier.core.rows import Row
 
-__all__ = ["MEANING", "Near", "NearestRows"]
+__all__ = ["MEANING", "Near", "NearestRows", "reader_of"]
 
 MEANING = "meaning"
 """The analyzer that compares sentence embeddings (all-MiniLM-L6-v2) instead of words."""
+
+
+def reader_of(analyzer: str) -> tuple[str, ...]:
+    """Hash of the sentence model that an index reads prompts with; none where it counts words.
+
+    Part of an arm's fingerprint: under another sentence model other rows are near.
+    """
+    from metier.models import sentence_model_sha256
+
+    return (sentence_model_sha256(),) if analyzer == MEANING else ()
 
 
 class _Embeddings:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
-from metier.arms.nearest import MEANING, NearestRows
+from metier.arms.nearest import MEANING, NearestRows, reader_of
 from metier.arms.replier import Conversation, Replier, needs_of_examples, text_fingerprint, with_instruction
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row
@@ -77,10 +77,11 @@ class FittedRetrieval:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of model, instruction, k, what is near, and the rows retrieved from."""
+        """Hash of model, instruction, k, what is near and by which sentence model, and the rows retrieved from."""
         root = merkle_root(row.row_id for row in self.index.rows)
         how = str(self.k) if self.near == "words" else f"{self.k} by {self.near}"
-        return text_fingerprint(self.kind, self.replier.fingerprint, self.instruction, how, root)
+        read_by = reader_of(ANALYZER[self.near])
+        return text_fingerprint(self.kind, self.replier.fingerprint, self.instruction, how, root, *read_by)
 
     def conversation(self, row: Row, found: Sequence[Row]) -> Conversation:
         """The nearest rows, the nearest one last, and the prompt; the farthest are left out where they do not fit."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
-from metier.arms.nearest import MEANING, Near, NearestRows
+from metier.arms.nearest import MEANING, Near, NearestRows, reader_of
 from metier.arms.replier import text_fingerprint
 from metier.arms.slots import fill, masked, number_gap
 from metier.core.hashing import merkle_root
@@ -97,8 +97,9 @@ class FittedSmall:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the setting and the rows it was fitted on."""
-        return text_fingerprint(self.kind, _name(self.setting), merkle_root(row.row_id for row in self.train))
+        """Hash of the setting, the rows it was fitted on and, where it compares meanings, the sentence model."""
+        root, read_by = merkle_root(row.row_id for row in self.train), reader_of(self.setting["analyzer"])
+        return text_fingerprint(self.kind, _name(self.setting), root, *read_by)
 
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row; no language-model tokens are used."""

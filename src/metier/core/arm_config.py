@@ -9,9 +9,11 @@ from metier.core.config import Settings
 from metier.core.errors import ConfigError
 from metier.core.ranges import above, at_least, calendar_day, plain_name
 
-__all__ = ["ArmConfig", "ArmKind", "EndpointConfig"]
+__all__ = ["NO_MODEL_KINDS", "ArmConfig", "ArmKind", "EndpointConfig"]
 
-ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "endpoint", "tuned"]
+ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "encoder", "endpoint", "tuned"]
+NO_MODEL_KINDS = ("small", "encoder")
+"""Kinds that run no language model: no prompt, no tokens, no instruction."""
 ASKED = ("url", "model", "temperature")
 """What of an endpoint changes a reply."""
 
@@ -60,7 +62,7 @@ class ArmConfig(Settings):
     """`[[arm]]`: one alternative under assessment."""
 
     kind: ArmKind
-    """prompt, few_shot, retrieval, small, endpoint or tuned."""
+    """prompt, few_shot, retrieval, small, encoder, endpoint or tuned."""
     name: str = ""
     """Name in reports; the kind when empty."""
     instruction: Literal["full", "short", "none"] | None = None
@@ -94,8 +96,9 @@ class ArmConfig(Settings):
             raise ConfigError(
                 f"an arm of kind {self.kind!r} {told}; {'add it' if self.endpoint is None else 'drop it'}."
             )
-        if self.instruction is not None and self.kind in ("prompt", "small", "endpoint"):
-            carries = "no instruction" if self.kind == "small" else "every wording of [project] guidelines in turn"
+        if self.instruction is not None and self.kind in ("prompt", "endpoint", *NO_MODEL_KINDS):
+            every = "every wording of [project] guidelines in turn"
+            carries = "no instruction" if self.kind in NO_MODEL_KINDS else every
             raise ConfigError(
                 f"instruction is {self.instruction!r}, but an arm of kind {self.kind!r} carries {carries}; "
                 "drop the setting."

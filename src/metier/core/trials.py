@@ -32,6 +32,7 @@ class SkipReason(StrEnum):
     NO_GUIDELINES = "no_guidelines"
     PROMPT_TOO_LONG = "prompt_too_long"
     ROWS_USE_TOOLS = "rows_use_tools"
+    NOT_LABELS = "not_labels"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,7 @@ class FittedArm(Protocol):
 
     @property
     def kind(self) -> str:
-        """prompt, few_shot, retrieval, small or tuned."""
+        """As in the project file: `ArmConfig.kind`."""
         ...
 
     @property
@@ -119,7 +120,7 @@ class Arm(Protocol):
 
     @property
     def kind(self) -> str:
-        """prompt, few_shot, retrieval, small or tuned."""
+        """As in the project file: `ArmConfig.kind`."""
         ...
 
     @property

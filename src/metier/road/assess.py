@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metier.core.arm_config import NO_MODEL_KINDS
 from metier.core.errors import DataError, GateClosed, counted
 from metier.core.project_file import ProjectConfig
 from metier.road.annotators import annotators_of, every_vote, label_ceiling
@@ -257,12 +258,12 @@ def _predicted_costs(session: Session, trials: list[FittedTrial], best: str, pla
     """What tuning will cost, as far as it is known before: the predicted minutes and the requests measured on dev.
 
     A request to the tuned model is taken to cost what the cheapest one to its base does, as its prompt is no longer;
-    where only the small arm ran, what one to the best arm costs.
+    where only arms without a language model ran, what one to the best arm costs.
     """
     price, ran = session.config.price, [t for t in trials if t.dev is not None]
     tune_minutes, run_minutes = (plan.predictions[name][0] for name in ("tune_minutes", "run_minutes"))
     cost = {t.name: float(np.mean(request_costs(t.dev.replies, session.price_of(t.name)))) for t in ran if t.dev}
-    of_base = [cost[t.name] for t in ran if t.kind not in ("small", "endpoint")]
+    of_base = [cost[t.name] for t in ran if t.kind not in (*NO_MODEL_KINDS, "endpoint")]
     return tuning_costs(
         session.config.decision.value,
         price,

@@ -6,23 +6,26 @@ that a resumed run follows the one it began with. Its predictions are scored in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metier.core.arm_config import ArmConfig
+from metier.core.arm_config import NO_MODEL_KINDS
 from metier.core.errors import ConfigError, GateClosed, counted
 from metier.core.folders import read_json, write_json
 from metier.core.project_file import ProjectConfig
 from metier.core.seeds import generator
 from metier.core.tune_config import DpoConfig, TuneConfig
+from metier.models import sentence_model_sha256
+from metier.road.arm_seconds import fixed_seconds
 from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_workload
 from metier.road.cost import stale_prices
 from metier.road.cut import Parts
 from metier.road.mining import DEV_SHARE
 from metier.road.rendered import render_parts
+from metier.road.sentence_speeds import measure_sentences, reads_sentences
 from metier.road.session import Session
 
 if TYPE_CHECKING:
@@ -31,13 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "chosen_rows", "make_plan", "tune_estimate"]
 
 PLAN_VERSION = 4
-SCREEN_ROWS = 12
-FINALISTS = 2
-LATENCY_ROWS = 40
-CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0}
-"""What an arm tries on dev with three values of k."""
-ENDPOINT_S = 2.0
-"""Seconds an endpoint is taken to need for one answer."""
 SPARE = 0.9
 """Share of the budget the plan fills: predictions may be 10 % off without breaking it."""
 FLOOR_GIB = 0.2
@@ -113,10 +109,13 @@ def make_plan(session: Session, parts: Parts) -> Plan:
     def work(stage_dir: Path) -> None:
         write_json(stage_dir / "plan.json", _plan(session, parts).as_json())
 
+    inputs = {"split": parts.stage_hash, "base": session.base.function_sha256}
+    if any(map(reads_sentences, config.arm)):
+        inputs["sentences"] = sentence_model_sha256()
     stage = session.stage(
         "plan",
         version=PLAN_VERSION,
-        inputs={"split": parts.stage_hash, "base": session.base.function_sha256},
+        inputs=inputs,
         config={"tune": asdict(config.tune), "budget": asdict(config.budget), "guidelines": session.wordings,
                 "arms": [arm.as_question() for arm in config.arm]},
         work=work,
@@ -141,10 +140,11 @@ def _plan(session: Session, parts: Parts) -> Plan:
     _refuse_device(session)
     rendered = render_parts(session, parts)
     work = measure_workload(session, parts, rendered)
+    sentences = measure_sentences(session, parts)  # first: the peak memory that comes next holds its own
     speeds = measure_speeds(session, parts, rendered)
     if session.handle.backend.name != "compact":
         session.progress.say(f"computed by transformers' own modules, slower: {session.handle.backend.why}")
-    fixed_s = fixed_seconds(arms=config.arm, work=work, speeds=speeds)
+    fixed_s = fixed_seconds(config.arm, work, speeds, sentences)
     budget_s = 60 * config.budget.minutes
     left_s = SPARE * budget_s - sum(fixed_s.values())
     options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
@@ -157,7 +157,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
             f"{config.budget.minutes:g}. "
             f"Set [budget] minutes to {round(total_s / 60 * 1.15) + 1} or more, or hold out fewer rows."
         )
-    longest = max(work.prompt_tokens[arm.kind] for arm in config.arm if arm.kind not in ("small", "endpoint"))
+    longest = max(work.prompt_tokens[arm.kind] for arm in config.arm if arm.kind in work.prompt_tokens)
     memory = speeds.peak_memory_gib(num_rows=work.num_holdout, num_positions=longest + speeds.base_reply_tokens)
     if config.budget.memory_gib and memory > config.budget.memory_gib:
         raise GateClosed(
@@ -249,7 +249,7 @@ def with_curve(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: 
     fractions, seconds = config.curve.fractions, plan.predicted_s
     if not fractions:
         return plan
-    num_arms = sum(arm.kind not in ("small", "endpoint") for arm in config.arm)
+    num_arms = sum(arm.kind not in (*NO_MODEL_KINDS, "endpoint") for arm in config.arm)
     scored_s = seconds["hold-out"] / num_arms * num_dev / num_holdout
     chain_s = sum(fractions) * seconds["tune"] + len(fractions) * scored_s
     left_s = SPARE * 60 * config.budget.minutes - sum(seconds.values()) - scored_s  # the whole run is scored too
@@ -339,32 +339,3 @@ def chosen_rows(num_all: int, num_wanted: int, *, seed: int) -> list[int]:
     rng = generator(seed, "train_rows")
     drawn: list[int] = rng.permutation(num_all)[:num_wanted].tolist()
     return sorted(drawn)
-
-
-def fixed_seconds(*, arms: Sequence[ArmConfig], work: Workload, speeds: Speeds) -> dict[str, float]:
-    """Seconds of every part that the budget does not shrink."""
-    arms_s = latency_s = look_s = 0.0
-    screened, rest = min(SCREEN_ROWS, work.num_dev), max(0, work.num_dev - SCREEN_ROWS)
-    for arm in arms:
-        kind = arm.kind
-        if kind == "small":
-            arms_s += 2.0
-            continue
-        if arm.endpoint is not None:  # how fast it answers is not known before it was asked
-            at_once = arm.endpoint.concurrency
-            arms_s += (3 * screened + FINALISTS * rest) * ENDPOINT_S / at_once
-            latency_s += min(LATENCY_ROWS, work.num_dev) * ENDPOINT_S
-            look_s += work.num_holdout * ENDPOINT_S / at_once
-            continue
-        size = {
-            "prefix_tokens": work.prefix_tokens[kind],
-            "prompt_tokens": work.prompt_tokens[kind],
-            "reply_tokens": work.gold_tokens if kind == "tuned" else speeds.base_reply_tokens,
-        }
-        candidates = CANDIDATES[kind] * (len(arm.k) / 3 if arm.k else 1) * len(arm.near)
-        arms_s += candidates * speeds.batch_s(num_rows=screened, **size)
-        arms_s += min(candidates, FINALISTS) * speeds.batch_s(num_rows=rest, **size)
-        alone = speeds.single_s(size["prompt_tokens"], size["reply_tokens"])
-        latency_s += speeds.single_s(size["prefix_tokens"], 0) + (1 + min(LATENCY_ROWS, work.num_dev)) * alone
-        look_s += speeds.batch_s(num_rows=work.num_holdout, **size)
-    return {"arms": arms_s, "latency": latency_s, "hold-out": look_s, "report": 3.0, "plan": speeds.measured_s}

@@ -7,22 +7,24 @@ known here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.arms import EndpointReplier, FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
+from metier.arms import EncoderArm, EndpointReplier, FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
 from metier.core.arm_config import ArmConfig
 from metier.core.errors import DataError
 from metier.core.folders import read_json, write_json
 from metier.core.rows import Row
 from metier.core.trials import Arm, FittedArm, Reply
+from metier.models import sentence_model_sha256
 from metier.road.buying import require_money
 from metier.road.cut import Parts
 from metier.road.plan import Plan
 from metier.road.rendered import instruction_text, render_parts
+from metier.road.sentence_speeds import reads_sentences
 from metier.road.session import Session, max_reply_tokens
 from metier.road.tuning import Tuning
 
@@ -129,7 +131,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     def work(stage_dir: Path) -> None:
         if isinstance(recipe, PromptArm):
             require_money(session, parts, config, recipe)
-        arm = recipe.fit(parts.train, parts.dev, seed=session.config.project.seed)
+        arm = _kept_in(recipe, stage_dir).fit(parts.train, parts.dev, seed=session.config.project.seed)
         fitted.append(arm)
         part = session.progress.part
         session.progress.enter("latency")
@@ -143,9 +145,11 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     settings = {"arm": config.as_question(), "seed": session.config.project.seed, "guidelines": session.wordings}
     if config.kind == "tuned":
         inputs["tuning"] = tuning  # a search chooses another learning rate under the same settings
+    if reads_sentences(config):
+        inputs["sentences"] = sentence_model_sha256()
     stage = session.stage(f"arm-{name}", version=ARM_VERSION, inputs=inputs, config=settings, work=work)
     stored = read_json(stage.dir / "arm.json")
-    arm = fitted[0] if fitted else recipe.restore(parts.train, stored["described"])
+    arm = fitted[0] if fitted else _kept_in(recipe, stage.dir).restore(parts.train, stored["described"])
     if arm.fingerprint != stored["fingerprint"]:
         raise DataError(
             f"arm {name}: restored with another fingerprint than it was fitted with; delete "
@@ -160,11 +164,18 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     )
 
 
+def _kept_in(recipe: Arm, stage_dir: Path) -> Arm:
+    """The recipe with the folder of its stage, where it keeps files: the encoder its weights."""
+    return replace(recipe, folder=stage_dir) if isinstance(recipe, EncoderArm) else recipe
+
+
 def arm_recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[RenderedRow]) -> Arm:
     """The recipe of an arm that needs no tuning, from its settings."""
     name, grader = arm_name(config), session.grader
     if config.kind == "small":
         return SmallArm(name, grader, near=config.near)
+    if config.kind == "encoder":
+        return EncoderArm(name, grader)
     if config.endpoint is not None:
         calls, tell = session.calls(name), session.progress.say
         remote = EndpointReplier(config.endpoint, calls, max_reply_tokens(golds), tell=tell)

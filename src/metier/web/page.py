@@ -31,6 +31,7 @@ _KINDS = {
     "few_shot": "base model, guidelines and fixed examples",
     "retrieval": "base model, guidelines and nearest examples",
     "small": "small task model, no language model",
+    "encoder": "small sentence model, tuned on these rows to give labels",
     "endpoint": "model behind an endpoint, prompted with the full guidelines",
     "tuned": "base model, tuned on these rows",
 }

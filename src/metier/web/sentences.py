@@ -53,6 +53,7 @@ SKIP_REASONS: Mapping[str, str] = MappingProxyType(
         "no_guidelines": "no guidelines, and no conventions to write them from",
         "prompt_too_long": "not even the shortest example fits before every prompt",
         "rows_use_tools": "rows use tools, which are not passed on to an endpoint",
+        "not_labels": "not every target is a label",
     }
 )
 _QUANTITIES = MappingProxyType(
@@ -251,6 +252,10 @@ def setting_words(name: str) -> str:
 def _setting(piece: str) -> str:
     if piece in _SETTINGS:
         return _SETTINGS[piece]
+    if match := re.fullmatch(r"passes=(\d+)", piece):
+        return f"{match[1]} {'pass' if match[1] == '1' else 'passes'}"
+    if match := re.fullmatch(r"lr=(\S+)", piece):
+        return f"learning rate {match[1]}"
     if match := re.fullmatch(r"k=(\d+)", piece):
         return f"{match[1]} {'example' if match[1] == '1' else 'examples'}"
     if match := re.fullmatch(r"strength=(\d+)(?:\.0)?", piece):
