@@ -88,7 +88,29 @@ def guard_states(reps: int, seed: int) -> list[Rate]:
                 rates[0] = ("passed", rates[0][1], ALPHA)
             rates.append(("WORTH_IT though a required one did not pass", despite / reps, 0.0))
             out += [Rate(table="guard states", case=f"{case}: {w}", rate=r, reps=reps, bound=b) for w, r, b in rates]
-    return out + rows_of_guards(reps, seed)
+    return out + few_harmed(reps, seed) + rows_of_guards(reps, seed)
+
+
+def few_harmed(reps: int, seed: int) -> list[Rate]:
+    """Guards harmed by exactly the limit where few rows differ.
+
+    Shown only where every differing row is a loss: counts are so coarse there that no simple interval holds its level
+    (.07 to .09 by enumeration for Bonett-Price).
+    """
+    out = []
+    for num_rows, share, binary in (
+        (60, 0.1, False), (100, 0.1, False), (60, 0.1, True), (100, 0.1, True), (60, 0.05, False), (150, 0.05, False),
+        (300, 0.05, False), (80, 0.05, True),
+    ):  # fmt: skip
+        rng, passed = generator(seed, "few harmed", num_rows, int(100 * share), binary), 0
+        for _ in range(reps):
+            score_AN = np.stack(discordant(rng, num_rows, share, -LIMIT))
+            found = with_guards(rng, [guard_of(0, score_AN, np.arange(num_rows), binary=binary)])
+            passed += found.guards[0].state is PASSED
+        case = f"{'yes-no' if binary else 'graded'}, {num_rows} rows, differing on {share:.0%}, harm {LIMIT:g}: passed"
+        bound = ALPHA if share > LIMIT else None
+        out.append(Rate(table="guard states", case=case, rate=passed / reps, reps=reps, bound=bound))
+    return out
 
 
 def rows_of_guards(reps: int, seed: int) -> list[Rate]:

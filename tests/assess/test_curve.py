@@ -100,6 +100,16 @@ def test_a_band_covers_as_often_as_it_says_where_curves_are_drawn_as_it_takes_th
     assert abs(below / repetitions - 0.1) < 3 * (0.1 * 0.9 / repetitions) ** 0.5
 
 
+def test_a_band_holds_the_next_run_and_not_only_the_mean_of_runs() -> None:
+    """Six runs at each number leave the mean nearly known; where one more run ends is as uncertain as before."""
+    rng, repetitions, covered = np.random.default_rng(12), 120, 0
+    for _ in range(repetitions):
+        seen = [point for c in range(6) for point in points({n: 0.7 + rng.normal(0, 0.018) for n in ANCHORS}, chain=c)]
+        band = fit_curve(seen, num_dev=500).forecast(ANCHORS[-1])
+        covered += band.low <= 0.7 + rng.normal(0, 0.018) <= band.high
+    assert covered / repetitions > 0.8 - 3 * (0.8 * 0.2 / repetitions) ** 0.5
+
+
 def test_the_same_points_give_the_same_band_in_any_order() -> None:
     seen = points({n: power(n) for n in ANCHORS})
     first, second = (fit_curve(each, num_dev=300).forecast(3000) for each in (seen, seen[::-1]))

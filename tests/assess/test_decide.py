@@ -189,7 +189,9 @@ def test_below_ten_differing_rows_not_worth_it_is_not_available() -> None:
 def test_graded_scores_that_differ_on_a_handful_of_rows_are_not_worth_it_yet() -> None:
     question = DecisionConfig(margin=0.0)
     sparse, enough = table(4, 0, 300, binary=False), table(10, 0, 300, binary=False)
-    assert answer(sparse, question).gain.low > 0
+    # One row added at each end: centre 4/302, se^2 = (6 - 302 x centre^2) / 302^2, t(299, .95) = 1.649966: low -.00008.
+    assert answer(sparse, question).gain.low == pytest.approx(-0.00008, abs=1e-5)
+    assert answer(sparse, question).gain.method == "cr2_adjusted"
     assert answer(sparse, question).verdict.reason == "too_few_discordant"
     assert answer(enough, question).verdict.outcome is Outcome.WORTH_IT
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from metier.assess.guards import MIN_DISCORDANT, assess_guards
+from metier.assess.guards import assess_guards
 from metier.assess.needed import RowsNeeded, rows_needed_for
-from metier.assess.scores import GainForecast, GuardScores, ScoreTable, paired_gain
+from metier.assess.scores import MIN_DISCORDANT, GainForecast, GuardScores, ScoreTable, paired_gain
 from metier.assess.sentence import caution, verdict_sentence
 from metier.assess.value import CostRatio, gain_bound, planned_gain
 from metier.core.errors import ConfigError, DataError
@@ -79,7 +79,7 @@ def decide(
 
     Raises:
         ConfigError: no margin (resolve `[decision.value]` first), or an alpha outside 0-0.5.
-        DataError: a forecast for an unknown comparator; as_good_for_less without a cost ratio.
+        DataError: a forecast for an unknown comparator; as_good_for_less without a cost ratio that is one.
     """
     margin = gain_bound(question)
     if not 0 < alpha_this_look < 0.5:
@@ -90,6 +90,11 @@ def decide(
         raise DataError("claim as_good_for_less without a cost ratio; measure cost per request of both arms first.")
     if question.claim == "better":
         cost_ratio = None
+    elif cost_ratio is not None and not 0 <= cost_ratio.low <= cost_ratio.high:  # also refuses NaN
+        raise DataError(
+            f"cost ratio from {cost_ratio.low} to {cost_ratio.high}; expected two numbers, 0 <= low <= high. Measure "
+            "the cost per request of both arms again."
+        )
     rivals = _rivals(scores, alpha_this_look, forecast or {})
     reports = assess_guards(guards, alpha=alpha_this_look)
     by_rival, overall = _rows(rivals, question, margin, alpha_this_look)

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from metier.assess.scores import GuardScores, paired_gain
+from metier.assess.scores import MIN_DISCORDANT, GuardScores, paired_gain
 from metier.core.report import GuardReport, GuardState
 from metier.core.stats import MIN_GROUPS, GainEstimate, holm, rows_for_precision, rows_to_clear
 
-__all__ = ["MIN_DISCORDANT", "assess_guards"]
-
-MIN_DISCORDANT = 10  # fewer rows that differ cannot show harm or a gain below the margin: their spread is a guess
+__all__ = ["assess_guards"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from metier.assess.guards import MIN_DISCORDANT
+from metier.assess.scores import MIN_DISCORDANT
 from metier.core.report import Comparison
 from metier.core.stats import GainEstimate, rows_to_clear, z_quantile
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -23,11 +24,12 @@ from metier.core.report import Forecast
 from metier.core.settings import GuardConfig
 from metier.core.stats import MIN_GROUPS, GainEstimate, bonett_price, grouped_mean
 
-__all__ = ["GainForecast", "GuardScores", "ScoreTable", "paired_gain"]
+__all__ = ["MIN_DISCORDANT", "GainForecast", "GuardScores", "ScoreTable", "paired_gain"]
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[Any]  # Any: group names may be text or numbers
 FORECAST_LEVEL = 0.80
+MIN_DISCORDANT = 10  # fewer rows that differ cannot show harm or a gain below the margin: their spread is a guess
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,12 +56,12 @@ class ScoreTable:
         """A checked table.
 
         Raises:
-            DataError: no comparator, no rows, fewer than five groups, lengths that differ, scores that are not numbers
-                from 0 to 1, or values between 0 and 1 under a yes-no metric.
+            DataError: no comparator, no rows, a row without a group, fewer than five groups, lengths that differ,
+                scores that are not numbers from 0 to 1, or values between 0 and 1 under a yes-no metric.
         """
         if not rivals:
             raise DataError("scores: no comparator; the gain is a difference. Add an arm, for example kind = 'prompt'.")
-        group_N = np.asarray(groups if not isinstance(groups, str) else list(groups))
+        group_N = checked_groups(groups, "scores")
         num_groups = len(np.unique(group_N))
         if num_groups < MIN_GROUPS:
             raise DataError(
@@ -100,8 +102,8 @@ class GuardScores:
         """Checked scores of a guard.
 
         Raises:
-            DataError: no rows ("no data" is not "no harm"), lengths that differ, scores that are not numbers
-                from 0 to 1.
+            DataError: no rows ("no data" is not "no harm"), a row without a group, lengths that differ, scores that
+                are not numbers from 0 to 1.
         """
         where = f"guard {config.name!r}"
         if len(groups) == 0:
@@ -109,7 +111,7 @@ class GuardScores:
                 f"{where}: no hold-out row is watched by {config.on!r}; expected at least one. "
                 "Correct 'on' or drop the guard."
             )
-        group_N = np.asarray(groups if not isinstance(groups, str) else list(groups))
+        group_N = checked_groups(groups, where)
         return cls(
             config=config,
             tuned_N=checked_scores(tuned, f"{where}, tuned", len(group_N), binary),
@@ -132,9 +134,14 @@ class GainForecast:
         """Fewest train rows, up to `max_times` those at hand, at which the 80 % band reaches the margin; or None.
 
         Raises:
-            DataError: a band of another level.
+            DataError: a band of another level, or without an upper end.
         """
         for point in self.points:
+            if not np.isfinite(point.high):
+                raise DataError(
+                    f"forecast: the band at {point.num_train:,} train rows ends at {point.high}; expected a number. "
+                    "Fit the learning curve again."
+                )
             if abs(point.level - FORECAST_LEVEL) > 1e-9:
                 raise DataError(
                     f"forecast: band of level {point.level}; expected {FORECAST_LEVEL}, which the rule is stated for."
@@ -143,9 +150,32 @@ class GainForecast:
         return min(reached, default=None)
 
 
+def checked_groups(groups: Sequence[Any] | Keys, where: str) -> Keys:  # Any: see Keys
+    """The group of every row as an array of text or numbers, or what is wrong with them."""
+    if isinstance(groups, np.ndarray) and groups.ndim == 1 and groups.dtype.kind in "iuU":
+        return groups
+    listed = list(groups)
+    missing = [row for row, name in enumerate(listed) if name is None or name != name]  # NaN differs from itself
+    if missing:
+        raise DataError(
+            f"{where}: row {missing[0]} has no group ({counted(len(missing), 'such row')}); expected a name for each "
+            "row. Give rows that stand alone a name of their own."
+        )
+    if all(isinstance(name, str) for name in listed) or all(isinstance(name, Real) for name in listed):
+        return np.asarray(listed)
+    return np.asarray([str(name) for name in listed])
+
+
 def checked_scores(values: Sequence[float] | Floats, name: str, num_rows: int, binary: bool) -> Floats:
     """The scores as an array, or what is wrong with them."""
-    score_N = np.asarray(values, dtype=np.float64)
+    try:
+        score_N = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as err:
+        raise DataError(f"scores of {name!r}: {err}; expected one number from 0 to 1 for each row.") from err
+    if score_N.ndim > 1:
+        raise DataError(
+            f"scores of {name!r}: {score_N.shape} numbers; expected one for each row. Average samples of a row first."
+        )
     if score_N.shape != (num_rows,):
         raise DataError(
             f"scores of {name!r}: {score_N.size} scores for {num_rows} rows; expected one for each row. "
@@ -170,9 +200,12 @@ def checked_scores(values: Sequence[float] | Floats, name: str, num_rows: int, b
 def paired_gain(first_N: Floats, second_N: Floats, group_N: Keys, *, binary: bool, num_groups: int) -> GainEstimate:
     """The gain of the first arm over the second by the one interval that fits the scores.
 
-    Yes-no scores with one row a group: Bonett-Price. Everything else: CR2 t over groups.
+    Yes-no scores with one row a group: Bonett-Price. Everything else: CR2 t over groups; where fewer than ten groups
+    differ, with one group added at each end as well. Without them, graded scores that lose exactly the accepted 5
+    points pass as unharmed .19 of the time on 60 rows and .13 on 150, with them .046 and .055 (by enumeration).
     """
     if binary and num_groups == len(group_N):
         gains = int((first_N > second_N).sum())
         return bonett_price(gains=gains, losses=int((first_N < second_N).sum()), num_rows=len(group_N))
-    return grouped_mean(first_N - second_N, group_N)
+    differing = len(np.unique(group_N[first_N != second_N]))
+    return grouped_mean(first_N - second_N, group_N, add_groups=differing < MIN_DISCORDANT)

@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from metier.core.errors import ConfigError
+from metier.core.errors import ConfigError, DataError
 from metier.core.settings import DecisionConfig, ValueConfig
 
 __all__ = [
@@ -65,12 +66,21 @@ def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionC
     Under as_good_for_less the value declares the volume alone, and there is no margin: the bound is the accepted loss.
 
     Raises:
-        ConfigError: not even perfect replies would pay.
+        ConfigError: not even perfect replies would pay, or no cost is above 0: where all is free, nothing is weighed.
+        DataError: a cost that is negative or no number.
     """
     if question.value is None:
         return question
+    amounts = (costs.one_off, costs.upkeep_per_month, costs.request_before, costs.request_after)
+    if not all(0 <= amount < math.inf for amount in amounts):
+        raise DataError(f"decision.value: {costs}; expected costs of 0 or more. Measure them again.")
     if question.claim == "as_good_for_less":
         return replace(question, value=None)
+    if not any(amounts):
+        raise ConfigError(
+            "decision.value: neither the tuning nor a request costs anything, so no gain is too small to pay. "
+            "Set [price], or give decision.margin instead."
+        )
     margin = value_margin(question.value, costs)
     if margin >= 1:
         raise ConfigError(

@@ -120,6 +120,7 @@ def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) 
     from metier.core.stats import skewed_mean
 
     ours, theirs = np.asarray(tuned, float), np.asarray(rival, float)
+    assert ours.shape == theirs.shape, "both arms answered the same requests"
     if len(ours) < 2 or not theirs.mean() > 0 or not ours.mean() > 0:
         return None
     ratio = float(ours.mean() / theirs.mean())

@@ -26,6 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 DEFAULT_POWER = 0.80
+MOST_ROWS = 10**12
+"""More rows than anybody has: no number decides."""
 
 
 def rows_for_margin(
@@ -94,7 +96,7 @@ def rows_to_clear(
         enough, formula = _bonett_price_clears(measured, truth, limit, alpha, power)
     else:
         enough, formula = _t_clears(measured, distance, alpha, power)
-    if max_rows is not None and 0.8 * formula > max_rows:
+    if 0.8 * formula > (max_rows if max_rows is not None else MOST_ROWS):
         return None  # the correction is far smaller than a fifth
     low, high = 0, max(least, math.ceil(formula))
     while not enough(high):
