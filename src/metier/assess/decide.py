@@ -86,15 +86,7 @@ def decide(
         raise ConfigError(f"alpha_this_look is {alpha_this_look}; expected 0 < alpha < 0.5, as `next_look` grants it.")
     if unknown := sorted(set(forecast or {}) - set(scores.rivals)):
         raise DataError(f"forecast for {unknown[0]!r}, which is no comparator; expected only {sorted(scores.rivals)}.")
-    if question.claim == "as_good_for_less" and cost_ratio is None:
-        raise DataError("claim as_good_for_less without a cost ratio; measure cost per request of both arms first.")
-    if question.claim == "better":
-        cost_ratio = None
-    elif cost_ratio is not None and not 0 <= cost_ratio.low <= cost_ratio.high:  # also refuses NaN
-        raise DataError(
-            f"cost ratio from {cost_ratio.low} to {cost_ratio.high}; expected two numbers, 0 <= low <= high. Measure "
-            "the cost per request of both arms again."
-        )
+    cost_ratio = _claimed_cost(question, cost_ratio)
     rivals = _rivals(scores, alpha_this_look, forecast or {})
     reports = assess_guards(guards, alpha=alpha_this_look)
     by_rival, overall = _rows(rivals, question, margin, alpha_this_look)
@@ -124,6 +116,20 @@ def decide(
         mde=max(min_detectable_gain(r.gain, margin=margin, alpha=alpha_this_look, power=power) for r in rivals),
         margin=margin,
     )
+
+
+def _claimed_cost(question: DecisionConfig, cost_ratio: CostRatio | None) -> CostRatio | None:
+    """The ratio where the claim is about cost, checked; else None."""
+    if question.claim == "better":
+        return None
+    if cost_ratio is None:
+        raise DataError("claim as_good_for_less without a cost ratio; measure cost per request of both arms first.")
+    if not 0 <= cost_ratio.low <= cost_ratio.high:  # also refuses NaN
+        raise DataError(
+            f"cost ratio from {cost_ratio.low} to {cost_ratio.high}; expected two numbers, 0 <= low <= high. Measure "
+            "the cost per request of both arms again."
+        )
+    return cost_ratio
 
 
 def _rivals(scores: ScoreTable, alpha: float, forecast: Mapping[str, GainForecast]) -> list[_Rival]:
