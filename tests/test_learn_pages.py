@@ -17,6 +17,7 @@ PAGES = Path(__file__).parents[1] / "docs" / "learn"
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", flags=re.DOTALL)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT asks transformers
 @pytest.mark.parametrize("name", sorted(path.name for path in PAGES.glob("*.md")))
 def test_a_page_prints_what_it_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -37,14 +37,15 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trickles(server: Server, *, headers: bool) -> Callable[[BaseHTTPRequestHandler], bool]:
-    """A byte now and then, so that no single wait is long."""
+    """A byte now and then for a minute, so that no single wait is long."""
 
     def drip(to: BaseHTTPRequestHandler) -> bool:
         if not headers:
             start_stream(to)
         else:
             to.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        while not server.released.wait(0.05):
+        until = time.monotonic() + 60
+        while not server.released.wait(0.05) and time.monotonic() < until:
             if headers:
                 to.wfile.write(b"X-Wait: 1\r\n")
                 to.wfile.flush()
@@ -62,7 +63,7 @@ def test_an_answer_that_trickles_without_end_is_lost_after_timeout_s_and_may_be_
     server.script[0] = trickles(server, headers=headers)
     one, started = replier(server, tmp_path / "calls.jsonl", timeout_s=0.5), time.monotonic()
     assert ask(one, ROWS[:1]) == TEXTS[:1]
-    assert time.monotonic() - started < 4, "half a second, a pause of one second, an answer"
+    assert time.monotonic() - started < 30, "half a second, a pause of one second, an answer, on a busy machine"
     assert one.calls.spent == pytest.approx(COST + MOST)
 
 
@@ -159,38 +160,46 @@ def test_rows_with_tools_are_a_reason_to_skip_the_arm_and_in_the_hold_out_a_repl
     assert len(server.bodies) == 4 and "it uses tools, which are not passed on" in told[0]
 
 
-def test_after_a_failure_nothing_more_is_sent_and_what_is_on_its_way_is_kept(server: Server, tmp_path: Path) -> None:
+def test_after_a_failure_nothing_more_is_sent_and_what_is_on_its_way_is_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metier.arms.endpoint.GRACE_S", 30.0)
+
     def late(to: BaseHTTPRequestHandler) -> bool:
         server.released.wait(1.0)
         return False
 
     server.script = {0: late, 1: status(503, Retry_After="60"), 2: status(401)}
-    one, started = replier(server, tmp_path / "calls.jsonl", concurrency=3), time.monotonic()
+    one, started = replier(server, tmp_path / "calls.jsonl", concurrency=3, timeout_s=30.0), time.monotonic()
     with pytest.raises(ModelError, match="is not accepted"):
         ask(one, MANY)
-    assert 0.9 < time.monotonic() - started < 4, "the answer on its way, not the pause of a minute"
+    assert 0.9 < time.monotonic() - started < 40, "the answer on its way, not the pause of a minute"
     assert len(server.bodies) == 3
     kept = StoredCalls(tmp_path / "calls.jsonl", KEY)
     assert len(kept.answers) == 1 and kept.spent == pytest.approx(COST) and not kept.on_way
+
+
+def interrupt_when(server: Server, num: int) -> None:
+    """Ctrl-C when so many requests have come."""
+    while len(server.bodies) < num:
+        time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def test_an_interrupt_ends_within_seconds_and_what_was_cut_off_is_booked_at_its_most(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metier.arms.endpoint.GRACE_S", 0.3)
-    server.script = {n: lambda _: bool(server.released.wait(30)) for n in range(1, 20)}
-    one, before = replier(server, tmp_path / "calls.jsonl", concurrency=3), set(threading.enumerate())
+    server.script = {n: lambda _: bool(server.released.wait(60)) for n in range(1, 20)}
+    one, before = replier(server, tmp_path / "calls.jsonl", concurrency=3, timeout_s=60.0), set(threading.enumerate())
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        timer = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-        timer.start()
-        started = time.monotonic()
+        threading.Thread(target=interrupt_when, args=(server, 4), daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             ask(one, MANY)
     finally:
         signal.signal(signal.SIGINT, handler)
-        timer.join()
-    assert time.monotonic() - started < 3
+    assert not server.released.is_set() and server.now == 3, "nobody waited for the answers"
     assert len(server.bodies) == 4, "one answered, three on their way"
     assert one.calls.spent == pytest.approx(COST + 3 * MOST) and one.calls.pending == 0
     assert "endpoint" not in {thread.name for thread in set(threading.enumerate()) - before}

@@ -91,7 +91,8 @@ def test_a_bought_model_is_an_arm_like_the_others(finished: Finished, tmp_path: 
     assert metier("verify", "-C", project_dir).code == 0
     stages = [path.name for path in (project_dir / ".metier" / "stages" / "tune").iterdir()]
     copied = copy_of(project_dir, tmp_path / "raised")
-    change(copied, "max_money = 1.0", "max_money = 2.0")
+    arm_text = ENDPOINT.replace("URL", server.url)
+    change(copied, arm_text, arm_text.replace("max_money = 1.0", "max_money = 2.0"))
     with one_core():
         raised = metier("run", "-C", copied, "--json")
     assert raised.code == 0 and raised.json["question"]["hash"] == first.json["question"]["hash"]
