@@ -1,4 +1,4 @@
-"""The base model shown the train rows nearest to each prompt, by words or by meaning; how many is chosen on dev."""
+"""The base or the tuned model shown the train rows nearest to each prompt, by words or meaning; k is chosen on dev."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class RetrievalArm:
     carries: str = "full"
     """full, short or none: which instruction that is."""
     kind: str = "retrieval"
+    """retrieval, or tuned_retrieval where the replier is that of the tuned arm."""
     near: tuple[str, ...] = ("words",)
     """words, meaning or both."""
 
@@ -48,7 +49,7 @@ class RetrievalArm:
         for near in self.near:
             index = NearestRows.build(train, analyzer=ANALYZER[near])
             for k in dict.fromkeys(min(k, len(train)) for k in self.k_choices):
-                arm = FittedRetrieval(self.name, self.replier, self.instruction, self.carries, index, k, near=near)
+                arm = self._fitted(index, k, near=near, carries=self.carries)
                 fitted[f"k={k}" if near == "words" else f"k={k}, by {near}"] = arm
         chosen = choose_on_dev({name: arm.reply for name, arm in fitted.items()}, dev, self.grader)
         return replace(fitted[chosen.name], chosen_from=chosen.tried)
@@ -56,14 +57,18 @@ class RetrievalArm:
     def restore(self, train: Sequence[Row], description: Mapping[str, Any]) -> FittedArm:
         """The arm that `describe()` told of."""
         tried = choices_from_json(description["tried"])
-        k, carries, near = description["k"], description["carries"], description["near"]
+        near = description["near"]
         index = NearestRows.build(train, analyzer=ANALYZER[near])
-        return FittedRetrieval(self.name, self.replier, self.instruction, carries, index, k, tried, near=near)
+        found = self._fitted(index, description["k"], near=near, carries=description["carries"])
+        return replace(found, chosen_from=tried)
+
+    def _fitted(self, index: NearestRows, k: int, *, near: str, carries: str) -> FittedRetrieval:
+        return FittedRetrieval(self.name, self.replier, self.instruction, carries, index, k, kind=self.kind, near=near)
 
 
 @dataclass(frozen=True, slots=True)
 class FittedRetrieval:
-    """The base with the instruction and the k nearest train rows."""
+    """The model with the instruction and the k nearest train rows."""
 
     name: str
     replier: Replier

@@ -9,13 +9,22 @@ from metier.core.config import Settings
 from metier.core.errors import ConfigError
 from metier.core.ranges import above, at_least, calendar_day, plain_name
 
-__all__ = ["NO_MODEL_KINDS", "ArmConfig", "ArmKind", "EndpointConfig"]
+__all__ = ["NO_MODEL_KINDS", "TUNED_KINDS", "ArmConfig", "ArmKind", "EndpointConfig"]
 
-ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "encoder", "endpoint", "tuned"]
+ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "encoder", "endpoint", "tuned", "tuned_retrieval"]
 NO_MODEL_KINDS = ("small", "encoder")
 """Kinds that run no language model: no prompt, no tokens, no instruction."""
+TUNED_KINDS = ("tuned", "tuned_retrieval")
+"""Kinds that need the tuning of this run: no comparators."""
 ASKED = ("url", "model", "temperature")
 """What of an endpoint changes a reply."""
+
+_CARRIES = {
+    **dict.fromkeys(("prompt", "endpoint"), "every wording of [project] guidelines in turn"),
+    **dict.fromkeys(NO_MODEL_KINDS, "no instruction"),
+    "tuned_retrieval": "what the arm of kind 'tuned' carries",
+}
+"""What the arms carry for which nobody can choose it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,26 +71,26 @@ class ArmConfig(Settings):
     """`[[arm]]`: one alternative under assessment."""
 
     kind: ArmKind
-    """prompt, few_shot, retrieval, small, encoder, endpoint or tuned."""
+    """prompt, few_shot, retrieval, small, encoder, endpoint, tuned or tuned_retrieval."""
     name: str = ""
     """Name in reports; the kind when empty."""
     instruction: Literal["full", "short", "none"] | None = None
     """Which instruction the arm carries (few_shot, retrieval: full by default; tuned: none by default)."""
     k: tuple[int, ...] = ()
-    """Numbers of examples to choose among on dev (few_shot, retrieval)."""
+    """Numbers of examples to choose among on dev (few_shot, retrieval, tuned_retrieval)."""
     near: tuple[Literal["words", "meaning"], ...] = ("words",)
-    """How rows are compared, each tried on dev (retrieval, small): TF-IDF of words, or sentence embeddings."""
+    """How rows are compared, each tried on dev (retrieval, tuned_retrieval, small): TF-IDF, or sentence embeddings."""
     endpoint: EndpointConfig | None = None
     """What is asked (endpoint)."""
 
     def __post_init__(self) -> None:
         if self.name:
             plain_name("name", self.name)
-        if self.k and self.kind not in ("few_shot", "retrieval"):
+        if self.k and self.kind not in ("few_shot", "retrieval", "tuned_retrieval"):
             raise ConfigError(
                 f"k is {list(self.k)}, but an arm of kind {self.kind!r} shows no examples; drop the setting."
             )
-        if self.near != ("words",) and self.kind not in ("retrieval", "small"):
+        if self.near != ("words",) and self.kind not in ("retrieval", "tuned_retrieval", "small"):
             raise ConfigError(
                 f"near is {list(self.near)}, but an arm of kind {self.kind!r} compares no rows; drop the setting."
             )
@@ -96,9 +105,8 @@ class ArmConfig(Settings):
             raise ConfigError(
                 f"an arm of kind {self.kind!r} {told}; {'add it' if self.endpoint is None else 'drop it'}."
             )
-        if self.instruction is not None and self.kind in ("prompt", "endpoint", *NO_MODEL_KINDS):
-            every = "every wording of [project] guidelines in turn"
-            carries = "no instruction" if self.kind in NO_MODEL_KINDS else every
+        if self.instruction is not None and self.kind in _CARRIES:
+            carries = _CARRIES[self.kind]
             raise ConfigError(
                 f"instruction is {self.instruction!r}, but an arm of kind {self.kind!r} carries {carries}; "
                 "drop the setting."

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metier.core.arm_config import ArmConfig
+from metier.core.arm_config import TUNED_KINDS, ArmConfig
 from metier.core.config import Settings, nearest
 from metier.core.errors import ConfigError
 from metier.core.hashing import value_hash
@@ -90,8 +90,9 @@ class ProjectConfig(Settings):
         kinds = [a.kind for a in self.arm]
         if kinds.count("tuned") != 1:
             raise ConfigError(f"[[arm]] has {kinds.count('tuned')} arms of kind 'tuned'; expected exactly one.")
-        if len(kinds) < 2:
-            raise ConfigError("[[arm]] names only the tuned arm; add one to compare with, for example kind = 'prompt'.")
+        if not set(kinds) - set(TUNED_KINDS):
+            found = "only the tuned arm" if len(kinds) == 1 else "only arms that need the tuning"
+            raise ConfigError(f"[[arm]] names {found}; add one to compare with, for example kind = 'prompt'.")
         if self.split.min_holdout_groups != MIN_HOLDOUT_GROUPS and not self.data.groups:
             raise ConfigError(
                 f"[split] min_holdout_groups is {self.split.min_holdout_groups}, but [data] groups names no column; "

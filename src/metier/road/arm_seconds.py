@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from metier.arms.encoder import SETTINGS
-from metier.core.arm_config import NO_MODEL_KINDS, ArmConfig, EndpointConfig
+from metier.core.arm_config import NO_MODEL_KINDS, TUNED_KINDS, ArmConfig, EndpointConfig
 from metier.road.calibrate import Speeds, Workload
 from metier.road.sentence_speeds import SentenceSpeeds, reads_sentences
 
@@ -15,7 +15,7 @@ __all__ = ["fixed_seconds"]
 SCREEN_ROWS = 12
 FINALISTS = 2
 LATENCY_ROWS = 40
-CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0}
+CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0, "tuned_retrieval": 3}
 """What an arm tries on dev with three values of k."""
 ENDPOINT_S = 2.0
 """Seconds an endpoint is taken to need for one answer."""
@@ -78,7 +78,7 @@ def _of_model(arm: ArmConfig, work: Workload, speeds: Speeds) -> Taken:
     size = {
         "prefix_tokens": work.prefix_tokens[arm.kind],
         "prompt_tokens": work.prompt_tokens[arm.kind],
-        "reply_tokens": work.gold_tokens if arm.kind == "tuned" else speeds.base_reply_tokens,
+        "reply_tokens": work.gold_tokens if arm.kind in TUNED_KINDS else speeds.base_reply_tokens,
     }
     candidates = CANDIDATES[arm.kind] * (len(arm.k) / 3 if arm.k else 1) * len(arm.near)
     fit_s = candidates * speeds.batch_s(num_rows=screened, **size)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metier.core.arm_config import TUNED_KINDS
 from metier.road.cut import Parts
 from metier.road.rendered import Rendered
 from metier.road.session import Session
@@ -116,8 +117,15 @@ def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Work
             "retrieval": asked + nearest,
             "endpoint": asked,
             "tuned": asked,
+            "tuned_retrieval": asked + nearest,
         },
-        prefix_tokens={"prompt": head, "few_shot": head + 3 * shot, "retrieval": head, "endpoint": head, "tuned": 0.0},
+        prefix_tokens={
+            "prompt": head,
+            "few_shot": head + 3 * shot,
+            "retrieval": head,
+            "endpoint": head,
+            **dict.fromkeys(TUNED_KINDS, 0.0),
+        },
         gold_tokens=gold,
     )
 
@@ -127,7 +135,7 @@ def _retrieved(session: Session, parts: Parts, rendered: Rendered) -> float:
     from metier.arms.nearest import NearestRows
     from metier.arms.retrieval import DEFAULT_K
 
-    wanted = [max(arm.k or DEFAULT_K) for arm in session.config.arm if arm.kind == "retrieval"]
+    wanted = [max(arm.k or DEFAULT_K) for arm in session.config.arm if arm.kind in ("retrieval", "tuned_retrieval")]
     if not wanted:
         return 0.0
     tokens = {row.row_id: len(row.tokens) for row in rendered.train}

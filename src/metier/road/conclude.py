@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metier.core.arm_config import TUNED_KINDS
 from metier.core.errors import ConfigError
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
@@ -15,7 +16,7 @@ from metier.road.annotators import every_vote
 from metier.road.cost import cost_ratio, label_row_cost, machine_cost, price_entries, request_costs, tuning_costs
 from metier.road.curve import Curve
 from metier.road.cut import Parts, Sealed
-from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id
+from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id, scored_beside
 from metier.road.plan import Plan
 from metier.road.session import Session
 from metier.road.trials import FittedTrial
@@ -100,7 +101,9 @@ def _facts(
             f"to {reference.name} {np.mean(before):.2g}; expected both above 0. Correct [price], or claim = 'better'. "
             "The hold-out stays shut."
         )
+    beside = scored_beside(trials)
     return {
+        **({"beside": list(beside)} if beside else {}),
         "tuned": tuned.name,
         "comparators": list(comparators),
         "guard_reference": reference.name,
@@ -158,7 +161,7 @@ def build_report(
     from metier.assess import cross_checks
 
     config, facts = session.config, before.facts
-    paired = paired_table(looked.table, facts["tuned"], facts["comparators"], binary=facts["binary"])
+    paired = paired_table(looked.table, facts)
     return Report(
         project=config.project.name,
         arms=tuple(_arm(session, trial, looked, binary=facts["binary"]) for trial in trials),
@@ -195,7 +198,7 @@ def _examples(parts: Parts, trials: Sequence[FittedTrial]) -> tuple[ExampleRepor
     """Three dev rows with base and tuned reply: the first, middle and last measured, chosen by position alone."""
     tuned = next((t for t in trials if t.kind == "tuned" and t.dev), None)
     base = next((t for t in trials if t.kind == "prompt" and t.dev), None)
-    base = base or next((t for t in trials if t.kind in ("few_shot", "retrieval", "small") and t.dev), None)
+    base = base or next((t for t in trials if t.kind not in TUNED_KINDS and t.dev), None)
     if tuned is None or base is None:
         return ()
     ours, theirs = _dev(tuned), _dev(base)

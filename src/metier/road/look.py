@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metier.core.arm_config import TUNED_KINDS
 from metier.core.errors import ModelError, StoreError
 from metier.core.folders import read_json, write_bytes, write_json
 from metier.core.hashing import canonical_json, file_sha256, value_hash
@@ -29,7 +30,16 @@ from metier.split import assert_disjoint
 if TYPE_CHECKING:
     from metier.ledger import Ledger, Look, OpenedLook
 
-__all__ = ["SCORES_NAME", "Looked", "frozen_comparators", "granted_alpha", "look_at_holdout", "look_id", "looks_report"]
+__all__ = [
+    "SCORES_NAME",
+    "Looked",
+    "frozen_comparators",
+    "granted_alpha",
+    "look_at_holdout",
+    "look_id",
+    "looks_report",
+    "scored_beside",
+]
 
 LOOK_VERSION = 2
 SCORES_NAME = "scores.parquet"
@@ -48,8 +58,16 @@ class Looked:
 
 
 def frozen_comparators(trials: Sequence[FittedTrial]) -> tuple[str, ...]:
-    """The arms the tuned one is compared with: every other arm that ran. Fixed before the look, none chosen in it."""
-    return tuple(trial.name for trial in trials if trial.kind != "tuned" and trial.arm is not None)
+    """The arms the tuned one is compared with: every other that ran and needs none of our tuning.
+
+    Fixed before the look, none chosen in it.
+    """
+    return tuple(trial.name for trial in trials if trial.kind not in TUNED_KINDS and trial.arm is not None)
+
+
+def scored_beside(trials: Sequence[FittedTrial]) -> tuple[str, ...]:
+    """The arms that are scored in the same look and decide nothing: the tuned model, asked in other ways."""
+    return tuple(t.name for t in trials if t.kind in TUNED_KINDS and t.kind != "tuned" and t.arm is not None)
 
 
 def _fingerprints(trials: Sequence[FittedTrial]) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.arms import EncoderArm, EndpointReplier, FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
-from metier.core.arm_config import ArmConfig
+from metier.arms.tuned import FittedTuned
+from metier.core.arm_config import TUNED_KINDS, ArmConfig
 from metier.core.errors import DataError
 from metier.core.folders import read_json, write_json
 from metier.core.rows import Row
@@ -80,7 +81,7 @@ def arm_name(config: ArmConfig) -> str:
 
 
 def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list[FittedTrial]:
-    """Every arm of the project file, the tuned one last.
+    """Every arm of the project file: those that need no tuning, the tuned one, then the others that use its adapter.
 
     Raises:
         DataError: no arm but the tuned one applies, so there is nothing to compare with.
@@ -97,19 +98,34 @@ def fit_arms(session: Session, parts: Parts, plan: Plan, tuning: Tuning) -> list
     instruction = instruction_text(tuned, session.wordings)
     tuning.run()  # a stage of its own: its time is not the arm's
     recipe = TunedArm(arm_name(tuned), tuning.load, instruction, tuned.instruction or "none")
-    trials.append(_fit_arm(session, tuned, recipe, parts, tuning=tuning.stage.hash))
+    of_tuned = _fit_arm(session, tuned, recipe, parts, tuning=tuning.stage.hash)
+    trials.append(of_tuned)
     ran = [trial for trial in trials if trial.arm is not None]
-    if trials[-1].arm is None or len(ran) < 2:
+    if of_tuned.arm is None or len(ran) < 2:
         skipped = "; ".join(f"{trial.name}: {trial.skip_reason}" for trial in trials if trial.arm is None)
         raise DataError(
             f"only {len(ran)} of {len(trials)} arms apply ({skipped}); a verdict needs the tuned arm and a rival."
         )
+    return [*trials, *_fit_beside(session, parts, plan, of_tuned)]
+
+
+def _fit_beside(session: Session, parts: Parts, plan: Plan, of_tuned: FittedTrial) -> list[FittedTrial]:
+    """The arms that show the tuned model examples; they carry what it carries."""
+    arm = of_tuned.require_arm()
+    assert isinstance(arm, FittedTuned), "the tuned arm is over the adapter"
+    trials = []
+    for config in (config for config in session.config.arm if config.kind == "tuned_retrieval"):
+        session.progress.enter("arms")
+        instruction, k = arm.instruction or "", config.k or plan.retrieval_k
+        name, grader = arm_name(config), session.grader
+        recipe = RetrievalArm(name, arm.replier, grader, instruction, k, arm.carries, config.kind, config.near)
+        trials.append(_fit_arm(session, config, recipe, parts, tuning=arm.fingerprint))
     return trials
 
 
 def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]:
     """Every arm that needs no tuning, in the order of the project file."""
-    configs = [config for config in session.config.arm if config.kind != "tuned"]
+    configs = [config for config in session.config.arm if config.kind not in TUNED_KINDS]
     golds = render_parts(session, parts).golds
     trials = []
     for position, config in enumerate(configs):
@@ -120,7 +136,7 @@ def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]
 
 
 def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, tuning: str = "") -> FittedTrial:
-    """One arm as a stage: fit or restore, then the dev replies; `tuning` is the stage that made its model."""
+    """One arm as a stage: fit or restore, then the dev replies; `tuning` names what made its model."""
     name = arm_name(config)
     reason = recipe.needs(parts.train, parts.dev)
     if reason is not None:
@@ -143,7 +159,7 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
 
     inputs = {"split": parts.stage_hash, "base": session.base.function_sha256, "plan": session.stages["plan"].hash}
     settings = {"arm": config.as_question(), "seed": session.config.project.seed, "guidelines": session.wordings}
-    if config.kind == "tuned":
+    if config.kind in TUNED_KINDS:
         inputs["tuning"] = tuning  # a search chooses another learning rate under the same settings
     if reads_sentences(config):
         inputs["sentences"] = sentence_model_sha256()

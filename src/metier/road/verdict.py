@@ -36,7 +36,7 @@ def decide_from_scores(
 
     `decision` and `guards` are the frozen question's; `facts` are what was recorded before the look: tuned (arm name),
     comparators, guard_reference (also the rival of the cost ratio), binary, binary_checks, margin (None under
-    as_good_for_less) and cost_ratio (low, high, of; or None).
+    as_good_for_less) and cost_ratio (low, high, of; or None); beside, where arms were scored that are no comparators.
 
     Raises:
         DataError: the table's arms are not the tuned arm and the frozen comparators.
@@ -44,7 +44,7 @@ def decide_from_scores(
     """
     from metier.assess import decide
 
-    paired = paired_table(table, facts["tuned"], facts["comparators"], binary=facts["binary"])
+    paired = paired_table(table, facts)
     watched = [_guard(table, guard, facts, binary=facts["binary"]) for guard in guards]
     return decide(
         replace(decision, margin=facts["margin"], value=None),
@@ -80,7 +80,7 @@ def judged(
     decided = decide_from_scores(
         table, decision, guards, alpha=look.alpha, facts=facts, other_questions=looks.other_questions
     )
-    paired = paired_table(table, facts["tuned"], facts["comparators"], binary=facts["binary"])
+    paired = paired_table(table, facts)
     return {
         "question": _question(frozen, decision, facts, decided.margin),
         "verdict": decided.verdict,
@@ -187,17 +187,18 @@ def score_interval(scores: Sequence[float], groups: Sequence[str], *, binary: bo
     return max(0.0, mean.low(0.025)), min(1.0, mean.high(0.025))
 
 
-def paired_table(table: ScoreFile, tuned: str, comparators: Sequence[str], *, binary: bool) -> ScoreTable:
-    """Scores of the tuned arm and of the frozen comparators, row by row.
+def paired_table(table: ScoreFile, facts: Mapping[str, Any]) -> ScoreTable:  # Any: JSON values
+    """Scores of the tuned arm and of the frozen comparators, row by row; arms that were scored beside are left out.
 
     Raises:
         DataError: an arm that was frozen is missing, or one stands there that was not.
     """
     from metier.assess import ScoreTable as Paired
 
+    tuned, comparators, beside = facts["tuned"], facts["comparators"], facts.get("beside", ())
     expected = {tuned, *comparators}
-    if set(table.arms) != expected:
-        odd = sorted(set(table.arms) ^ expected)
+    if set(table.arms) != expected | set(beside):
+        odd = sorted(set(table.arms) ^ (expected | set(beside)))
         raise DataError(
             f"the scores hold arms {', '.join(table.arms)}; frozen before the look were {tuned} against "
             f"{', '.join(comparators)} ({', '.join(odd)} differs). A comparator is never chosen on the hold-out."
@@ -209,7 +210,7 @@ def paired_table(table: ScoreFile, tuned: str, comparators: Sequence[str], *, bi
         tuned=[by_arm[tuned][row_id] for row_id in order],
         rivals={name: [by_arm[name][row_id] for row_id in order] for name in comparators},
         groups=np.array([groups[row_id] for row_id in order]),
-        binary=binary,
+        binary=facts["binary"],
     )
 
 

@@ -34,6 +34,7 @@ _KINDS = {
     "encoder": "small sentence model, tuned on these rows to give labels",
     "endpoint": "model behind an endpoint, prompted with the full guidelines",
     "tuned": "base model, tuned on these rows",
+    "tuned_retrieval": "the tuned model and nearest examples; not part of the verdict",
 }
 _SHOWN_REASONS = 3
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from metier.core.arm_config import TUNED_KINDS
 from metier.core.report import Comparison, LooksReport, Outcome, Report
 from metier.web.numbers import confidence, points
 
@@ -265,7 +266,7 @@ def _setting(piece: str) -> str:
 
 def base_label(report: Report) -> str:
     """Whose reply stands in the base column of the examples: the first prompted arm that ran, else the first arm."""
-    ran = [arm for arm in report.arms if arm.status == "ran" and arm.kind != "tuned"]
+    ran = [arm for arm in report.arms if arm.status == "ran" and arm.kind not in TUNED_KINDS]
     shown = next((arm for arm in ran if arm.kind == "prompt"), ran[0] if ran else None)
     if shown is None:
         return "Base model"
