@@ -23,6 +23,7 @@ from metier.ledger import (
     register_model,
     registered_models,
     runs_of,
+    scored_predictions,
     set_model_state,
     spend,
     spent,
@@ -179,6 +180,17 @@ def test_a_prediction_is_made_once_and_scored(project):
     with pytest.raises(StoreError, match="'peak_memory_gib' was not predicted for run"):
         record_actual(project.ledger, run_id, "peak_memory_gib", 3.0)
     assert verify_chain(project.ledger) == []
+
+
+def test_past_predictions_are_those_beside_which_something_happened_and_not_of_the_same_run_begun_again(project):
+    for inputs, predicted, actual in (("a", 6, 5.0), ("b", 7, 9.0), ("c", 8, None)):
+        run_id = start_run(project.ledger, stage="run", inputs_hash=inputs, config_hash="k", stage_version="1")
+        predict(project.ledger, run_id, "run_minutes", predicted=predicted, low=4, high=8)
+        if actual is not None:
+            record_actual(project.ledger, run_id, "run_minutes", actual)
+    assert sorted(one.predicted for one in scored_predictions(project.ledger)) == [6, 7]
+    assert [one.predicted for one in scored_predictions(project.ledger, but=("a", "k"))] == [7]
+    assert len(scored_predictions(project.ledger, but=("a", "other config"))) == 2
 
 
 @pytest.mark.parametrize("band", [(4, 1, 3), (4, 5, 6), (float("nan"), 1, 2), (4, 1, float("inf"))])

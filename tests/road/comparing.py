@@ -12,6 +12,7 @@ WHEN_AND_HOW_LONG = {
     "exposure": ("seconds",),
     "provenance": ("finished", "ledger_head", "before_look_at"),
     "arms": ("latency_ms", "cost_per_1k_requests"),
+    "money": ("tuning", "evaluation", "request_before", "request_after"),
 }
 
 
@@ -29,8 +30,9 @@ def comparable(report: dict[str, Any]) -> dict[str, Any]:
     # Fixed before the look from measured seconds: minutes, and the ratio of two costs.
     facts = kept["provenance"]["before_look"]
     kept["provenance"]["before_look"] = {
-        key: value for key, value in facts.items() if key not in ("cost_ratio", "tune_minutes")
+        key: value for key, value in facts.items() if key not in ("cost_ratio", "tune_minutes", "costs")
     }
+    kept["money"] = {key: value for key, value in kept["money"].items() if key not in WHEN_AND_HOW_LONG["money"]}
     return kept
 
 

@@ -10,7 +10,7 @@ import pytest
 from metier.arms import FewShotArm, RetrievalArm
 from metier.core.arm_config import ArmConfig
 from metier.road.session import Session
-from metier.road.trials import _recipe
+from metier.road.trials import arm_recipe
 
 WORDINGS = {"one": "# Our rules\nBe kind."}
 
@@ -20,7 +20,7 @@ def recipe(kind: str, instruction: str | None, wordings: dict[str, str]) -> FewS
     session = SimpleNamespace(grader=None, handle=None, wordings=wordings, replier=lambda _handle, _golds: None)
     config = ArmConfig(kind=kind, instruction=instruction)  # type: ignore[arg-type]  # names of the tables below
     plan: Any = SimpleNamespace(few_shot_k=(1,), retrieval_k=(1,))
-    found = _recipe(cast("Session", session), config, plan, [])
+    found = arm_recipe(cast("Session", session), config, plan, [])
     assert isinstance(found, FewShotArm | RetrievalArm)
     return found
 

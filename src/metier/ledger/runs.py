@@ -173,10 +173,18 @@ def predictions_of(ledger: Ledger, run_id: str) -> list[Prediction]:
     return [Prediction(**values) for values in ledger.records(query)]
 
 
-def scored_predictions(ledger: Ledger) -> list[Prediction]:
-    """Every prediction of any run beside which stands what happened, by quantity."""
+def scored_predictions(ledger: Ledger, *, but: tuple[str, str] | None = None) -> list[Prediction]:
+    """Every prediction of any run beside which stands what happened, by quantity.
+
+    `but` leaves out the runs of these inputs under this config (their hashes): a run that was killed and begun again.
+    """
     columns = [prediction.c[name] for name in ("quantity", "predicted", "low", "high", "actual")]
-    query = select(*columns).where(prediction.c.actual.is_not(None)).order_by(prediction.c.quantity)
+    query = (
+        select(*columns).where(prediction.c.actual.is_not(None)).order_by(prediction.c.quantity, prediction.c.run_id)
+    )
+    if but is not None:
+        same = select(run.c.run_id).where(run.c.inputs_hash == but[0], run.c.config_hash == but[1])
+        query = query.where(prediction.c.run_id.not_in(same))
     return [Prediction(**values) for values in ledger.records(query)]
 
 

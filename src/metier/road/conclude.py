@@ -10,6 +10,7 @@ import numpy as np
 
 from metier.core.arm_config import TUNED_KINDS
 from metier.core.errors import ConfigError
+from metier.core.hashing import value_hash
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
 from metier.road.annotators import every_vote
@@ -223,12 +224,12 @@ def _examples(parts: Parts, trials: Sequence[FittedTrial]) -> tuple[ExampleRepor
     return tuple(found)
 
 
-def past_predictions(session: Session) -> dict[str, dict[str, float]]:
-    """How good the predictions of earlier runs were, by quantity."""
+def past_predictions(session: Session, sealed: Sealed) -> dict[str, dict[str, float]]:
+    """How good the predictions of earlier runs were, by quantity; a run that was killed is no earlier one of itself."""
     from metier.ledger import scored_predictions
 
     scored: dict[str, list[Any]] = {}  # Any: ledger predictions with what happened
-    for one in scored_predictions(session.ledger):
+    for one in scored_predictions(session.ledger, but=(sealed.split_id, value_hash(asdict(session.config)))):
         scored.setdefault(one.quantity, []).append(one)
     return {
         quantity: {

@@ -149,7 +149,7 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
                 "provenance": {**_provenance(session, found), "stages": stages},
                 "costs": _costs(session, tuning),
                 "plan": plan_entries(plan, _measured(session, tuning)),
-                "past_predictions": past_predictions(session),
+                "past_predictions": past_predictions(session, found.sealed),
                 "dev_curve": tuning.dev_curve,
                 "exposure": found.exposure.as_json(),
             },
