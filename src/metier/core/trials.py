@@ -32,6 +32,8 @@ class SkipReason(StrEnum):
     NO_GUIDELINES = "no_guidelines"
     PROMPT_TOO_LONG = "prompt_too_long"
     NOT_LABELS = "not_labels"
+    LABELS_ONLY = "labels_only"
+    NO_TEMPLATES = "no_templates"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
