@@ -36,6 +36,12 @@ def test_the_encoder_is_booked_at_the_passes_of_all_its_settings() -> None:
     assert (skipped["arms"], skipped["latency"], skipped["hold-out"]) == (0.0, 0.0, 0.0)
 
 
+def test_templates_are_booked_by_rows_and_templates() -> None:
+    work: Any = SimpleNamespace(num_dev=50, num_holdout=150, template_products=100_000)
+    found = fixed_seconds([ArmConfig(kind="template")], work, WORDS, None)
+    assert (found["arms"], found["latency"], found["plan"]) == (pytest.approx(6.0), 0.0, 3.0)
+
+
 def test_the_small_arm_by_meaning_is_booked_beside_what_words_take() -> None:
     by_words, by_both = ArmConfig(kind="small"), ArmConfig(kind="small", near=("words", "meaning"))
     assert booked(by_words, None)["arms"] == SMALL_S

@@ -8,6 +8,7 @@ from metier.arms.prompt import PromptArm
 from metier.arms.replier import Replier
 from metier.arms.retrieval import RetrievalArm
 from metier.arms.small import SmallArm
+from metier.arms.template import TemplateArm
 from metier.arms.tuned import TunedArm
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Replier",
     "RetrievalArm",
     "SmallArm",
+    "TemplateArm",
     "TunedArm",
     "read_wordings",
     "short_instruction",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metier.core.errors import DataError
 from metier.core.rows import Row
@@ -82,6 +83,10 @@ class NearestRows:
             vectorizer = TfidfVectorizer(analyzer="char", token_pattern=None)
             matrix = vectorizer.fit_transform(texts)
         return cls(rows, vectorizer, matrix, read)
+
+    def only(self, places: NDArray[np.int_]) -> NearestRows:
+        """The index of some of its rows, their vectors as they are."""
+        return replace(self, rows=[self.rows[place] for place in places.tolist()], matrix=self.matrix[places])
 
     def terms(self, rows: Sequence[Row]) -> Any:  # Any: as `matrix`
         """The vectors of the prompts of rows."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import pairwise
@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Filled", "Value", "fill", "masked", "number_gap", "values_in"]
+__all__ = ["Filled", "Value", "fewest_open", "fill", "masked", "number_gap", "values_in"]
 
 Floats = NDArray[np.float64]
 
@@ -119,6 +119,20 @@ def fill(reply: str, old_prompt: str, new_prompt: str) -> Filled:
     longest_first = sorted(swaps, key=len, reverse=True)
     pattern = re.compile("|".join(_whole(text) for text in longest_first))
     return Filled(pattern.sub(lambda match: swaps[match.group()], reply), num_open)
+
+
+def fewest_open(cases: Iterable[tuple[str, str]], new_prompt: str) -> Filled:
+    """Of old replies with their prompts, filled: the first without an open value, else the one with the fewest.
+
+    `cases` are in order of preference, at least one; those behind the first complete one are not filled.
+    """
+    filled = (fill(reply, old_prompt, new_prompt) for reply, old_prompt in cases)
+    best = next(filled)
+    for other in filled:
+        if best.num_open == 0:
+            break
+        best = min(best, other, key=lambda found: found.num_open)
+    return best
 
 
 def number_gap(old_prompt: str, new_prompt: str) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
 from metier.arms.nearest import MEANING, Near, NearestRows, reader_of
 from metier.arms.replier import text_fingerprint
-from metier.arms.slots import fill, masked, number_gap
+from metier.arms.slots import fewest_open, masked, number_gap
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row, TargetKind
 from metier.core.trials import Choice, FittedArm, Reply, SkipReason
@@ -153,13 +153,7 @@ def _filled(near: Sequence[Near], row: Row) -> str:
     """
     prompt = row.prompt_text
     alike = sorted(near, key=lambda one: NUMBER_WEIGHT * number_gap(one.row.prompt_text, prompt) - one.similarity)
-    filled = (fill(one.row.gold, one.row.prompt_text, prompt) for one in alike[:NUM_FILLED])
-    best = next(filled)
-    for other in filled:
-        if best.num_open == 0:
-            break
-        best = min(best, other, key=lambda reply: reply.num_open)
-    return best.text
+    return fewest_open(((one.row.gold, one.row.prompt_text) for one in alike[:NUM_FILLED]), prompt).text
 
 
 def _classifier(index: NearestRows, strength: float) -> Callable[[Sequence[Row]], list[str]]:

@@ -11,8 +11,10 @@ from metier.core.ranges import above, at_least, calendar_day, plain_name
 
 __all__ = ["NO_MODEL_KINDS", "TUNED_KINDS", "ArmConfig", "ArmKind", "EndpointConfig"]
 
-ArmKind = Literal["prompt", "few_shot", "retrieval", "small", "encoder", "endpoint", "tuned", "tuned_retrieval"]
-NO_MODEL_KINDS = ("small", "encoder")
+ArmKind = Literal[
+    "prompt", "few_shot", "retrieval", "small", "encoder", "template", "endpoint", "tuned", "tuned_retrieval"
+]
+NO_MODEL_KINDS = ("small", "encoder", "template")
 """Kinds that run no language model: no prompt, no tokens, no instruction."""
 TUNED_KINDS = ("tuned", "tuned_retrieval")
 """Kinds that need the tuning of this run: no comparators."""
@@ -71,7 +73,7 @@ class ArmConfig(Settings):
     """`[[arm]]`: one alternative under assessment."""
 
     kind: ArmKind
-    """prompt, few_shot, retrieval, small, encoder, endpoint, tuned or tuned_retrieval."""
+    """prompt, few_shot, retrieval, small, encoder, template, endpoint, tuned or tuned_retrieval."""
     name: str = ""
     """Name in reports; the kind when empty."""
     instruction: Literal["full", "short", "none"] | None = None

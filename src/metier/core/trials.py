@@ -33,6 +33,8 @@ class SkipReason(StrEnum):
     PROMPT_TOO_LONG = "prompt_too_long"
     ROWS_USE_TOOLS = "rows_use_tools"
     NOT_LABELS = "not_labels"
+    LABELS_ONLY = "labels_only"
+    NO_TEMPLATES = "no_templates"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

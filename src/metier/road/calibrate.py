@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metier.arms import TemplateArm
 from metier.core.arm_config import TUNED_KINDS
 from metier.road.cut import Parts
 from metier.road.rendered import Rendered
@@ -48,6 +49,8 @@ class Workload:
     """Tokens of that prefix, computed once a batch, or once a request at concurrency 1."""
     gold_tokens: float
     """Tokens of a gold reply, mean."""
+    template_products: int
+    """Rows times templates over all fits of the template arm; 0 where there is none or it does not apply."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +130,15 @@ def measure_workload(session: Session, parts: Parts, rendered: Rendered) -> Work
             **dict.fromkeys(TUNED_KINDS, 0.0),
         },
         gold_tokens=gold,
+        template_products=_template_products(session, parts),
     )
+
+
+def _template_products(session: Session, parts: Parts) -> int:
+    from metier.arms.template import num_products
+
+    arms = [TemplateArm(arm.kind, session.grader) for arm in session.config.arm if arm.kind == "template"]
+    return sum(num_products(parts.train) for arm in arms if arm.needs(parts.train, parts.dev) is None)
 
 
 def _retrieved(session: Session, parts: Parts, rendered: Rendered) -> float:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "run_pilot"]
 
 CURVE_VERSION = 1
-QUICK_KINDS = ("small",)
+QUICK_KINDS = ("small", "template")
 """Arms that learn from rows in seconds; a language model would have to answer all dev rows again for every part."""
 MIN_ANCHORS = 3
 """Different numbers of rows that a curve needs."""

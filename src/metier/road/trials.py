@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.arms import EncoderArm, EndpointReplier, FewShotArm, PromptArm, RetrievalArm, SmallArm, TunedArm
+from metier.arms import (
+    EncoderArm,
+    EndpointReplier,
+    FewShotArm,
+    PromptArm,
+    RetrievalArm,
+    SmallArm,
+    TemplateArm,
+    TunedArm,
+)
 from metier.arms.tuned import FittedTuned
 from metier.core.arm_config import TUNED_KINDS, ArmConfig
 from metier.core.errors import DataError
@@ -192,6 +201,8 @@ def arm_recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[
         return SmallArm(name, grader, near=config.near)
     if config.kind == "encoder":
         return EncoderArm(name, grader)
+    if config.kind == "template":
+        return TemplateArm(name, grader)
     if config.endpoint is not None:
         calls, tell = session.calls(name), session.progress.say
         remote = EndpointReplier(config.endpoint, calls, max_reply_tokens(golds), tell=tell)

@@ -32,6 +32,7 @@ _KINDS = {
     "retrieval": "base model, guidelines and nearest examples",
     "small": "small task model, no language model",
     "encoder": "small sentence model, tuned on these rows to give labels",
+    "template": "standard replies found in the rows, one chosen and filled, no language model",
     "endpoint": "model behind an endpoint, prompted with the full guidelines",
     "tuned": "base model, tuned on these rows",
     "tuned_retrieval": "the tuned model and nearest examples; not part of the verdict",

@@ -55,6 +55,8 @@ SKIP_REASONS: Mapping[str, str] = MappingProxyType(
         "prompt_too_long": "not even the shortest example fits before every prompt",
         "rows_use_tools": "rows use tools, which are not passed on to an endpoint",
         "not_labels": "not every target is a label",
+        "labels_only": "every target is a label, so there are no replies to make templates of",
+        "no_templates": "fewer than two forms of reply occur three times or more",
     }
 )
 _QUANTITIES = MappingProxyType(
@@ -255,6 +257,8 @@ def _setting(piece: str) -> str:
         return _SETTINGS[piece]
     if match := re.fullmatch(r"passes=(\d+)", piece):
         return f"{match[1]} {'pass' if match[1] == '1' else 'passes'}"
+    if match := re.fullmatch(r"templates=(\d+)", piece):
+        return f"{match[1]} templates"
     if match := re.fullmatch(r"lr=(\S+)", piece):
         return f"learning rate {match[1]}"
     if match := re.fullmatch(r"k=(\d+)", piece):
