@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-import metier.assess.money as pages
-from metier.assess import TuningCosts, assumptions, break_even, net_worth, value_margin
-from metier.core.report import Outcome
+from metier.assess import CostRatio, TuningCosts, assumptions, break_even, net_worth, value_margin
+from metier.core.report import Comparison, Outcome
 from metier.core.settings import DecisionConfig, ValueConfig
 
 COSTS = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)
+FOR_LESS = DecisionConfig(claim="as_good_for_less")
 VALUE = ValueConfig(worth=0.5, requests_per_month=1000, horizon_months=12)
 
 
@@ -30,13 +29,19 @@ def assumed(name: str, new: float, value: ValueConfig, costs: TuningCosts) -> tu
     if name == "tuning_cost":
         return value, replace(costs, one_off=new)
     if name == "prices":
-        parts = ("one_off", "request_before", "request_after")
+        parts = ("one_off", "request_before", "request_after", "measuring")
         return value, replace(costs, **{part: new * getattr(costs, part) for part in parts})
     return replace(value, **{name: new}), costs
 
 
-def test_the_example_prints_what_it_says() -> None:
-    assert doctest.testmod(pages).failed == 0
+def compared(low: float, high: float, *, method: str = "bonett_price", differing: int = 40) -> list[Comparison]:
+    """One comparison of 200 rows with these bounds."""
+    return [
+        Comparison(
+            versus="prompt", estimate=(low + high) / 2, low=low, high=high, side_alpha=0.05, high_alpha=0.05, method=method,
+            num_rows=200, num_groups=200, discordance=differing / 200,
+        )
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -53,9 +58,12 @@ def test_a_verdict_turns_where_the_margin_passes_a_bound_and_nowhere_else(seed: 
         upkeep_per_month=float(rng.choice([0.0, 2.0])),
         request_before=float(rng.uniform(0, 0.004)),
         request_after=float(rng.uniform(0, 0.004)),
+        num_retrainings=int(rng.choice([0, 0, 3])),
+        measuring=float(rng.lognormal(3, 1.5)),
     )
-    found = assumptions(DecisionConfig(value=value), costs, low=low, high=high)
-    assert {each.name for each in found} >= {"worth", "requests_per_month", "horizon_months", "tuning_cost"}
+    found = assumptions(DecisionConfig(value=value), costs, compared(low, high))
+    assert {each.name for each in found} >= {"worth", "requests_per_month", "tuning_cost"}
+    assert ("horizon_months" in {each.name for each in found}) == (costs.num_retrainings == 0)
     for each in found:
         assert each.zones[0].low is None
         assert each.zones[-1].high is None
@@ -74,18 +82,47 @@ def test_a_verdict_turns_where_the_margin_passes_a_bound_and_nowhere_else(seed: 
 
 
 def test_a_plain_margin_turns_at_the_bounds_and_an_accepted_loss_at_what_was_lost() -> None:
-    (margin,) = assumptions(DecisionConfig(margin=0.03), COSTS, low=0.01, high=0.05)
+    (margin,) = assumptions(DecisionConfig(margin=0.03), COSTS, compared(0.01, 0.05))
     assert [(zone.outcome.name, zone.low, zone.high) for zone in margin.zones] == [
         ("WORTH_IT", None, 0.01), ("NEED_HOLDOUT_ROWS", 0.01, 0.05), ("NOT_WORTH_IT", 0.05, None),
     ]  # fmt: skip
-    (limit,) = assumptions(DecisionConfig(claim="as_good_for_less"), COSTS, low=-0.05, high=-0.03)
+    cheaper = CostRatio(0.4, 0.6, "prompt")
+    (limit,) = assumptions(FOR_LESS, COSTS, compared(-0.05, -0.03), cost_ratio=cheaper)
     assert [(zone.outcome.name, zone.low, zone.high) for zone in limit.zones] == [
         ("NOT_WORTH_IT", None, 0.03), ("NEED_HOLDOUT_ROWS", 0.03, 0.05), ("WORTH_IT", 0.05, None),
     ]  # fmt: skip
 
 
+def test_no_accepted_loss_makes_worth_it_what_is_not_cheaper() -> None:
+    (open_cost,) = assumptions(FOR_LESS, COSTS, compared(-0.01, 0.02), cost_ratio=CostRatio(0.9, 1.1, "prompt"))
+    assert [zone.outcome for zone in open_cost.zones] == [Outcome.NEED_HOLDOUT_ROWS]
+    (dearer,) = assumptions(FOR_LESS, COSTS, compared(-0.01, 0.02), cost_ratio=CostRatio(1.1, 1.4, "prompt"))
+    assert [zone.outcome for zone in dearer.zones] == [Outcome.NOT_WORTH_IT]
+
+
+def test_a_handful_of_differing_rows_says_as_little_here_as_in_the_verdict() -> None:
+    """200 rows, one won and one lost: undecided at every margin that the lower bound does not reach."""
+    (few,) = assumptions(DecisionConfig(margin=0.05), COSTS, compared(-0.02, 0.02, differing=2))
+    assert [zone.outcome for zone in few.zones] == [Outcome.NEED_HOLDOUT_ROWS]
+    (graded,) = assumptions(DecisionConfig(margin=0.05), COSTS, compared(0.01, 0.02, method="cr2_t", differing=5))
+    assert [zone.outcome for zone in graded.zones] == [Outcome.NEED_HOLDOUT_ROWS]
+
+
+def test_retraining_is_tuning_and_measuring_again_within_the_horizon() -> None:
+    """Worked by hand: 10 + 3 x (10 + 20) over 12 months and 1,000 requests each is .00833 a request."""
+    costs = TuningCosts(
+        one_off=10.0, upkeep_per_month=0.0, request_before=0.0, request_after=0.0, num_retrainings=3, measuring=20.0
+    )
+    assert costs.over(12) == 100.0
+    assert value_margin(VALUE, costs) == pytest.approx(100 / 12 / 1000 / 0.5)
+    found = {each.name: each.zones for each in assumptions(DecisionConfig(value=VALUE), costs, compared(0.03, 0.08))}
+    # .5 x .03 x 12,000 = 180 pay for 4 tunings and 60 of measuring, or for 1.8 times the prices.
+    assert found["tuning_cost"][0].high == pytest.approx((180 - 60) / 4)
+    assert found["prices"][0].high == pytest.approx(1.8)
+
+
 def test_a_model_shown_to_be_worse_is_not_worth_it_under_any_assumption() -> None:
-    for each in assumptions(DecisionConfig(value=VALUE), COSTS, low=-0.05, high=-0.01):
+    for each in assumptions(DecisionConfig(value=VALUE), COSTS, compared(-0.05, -0.01)):
         assert [zone.outcome for zone in each.zones] == [Outcome.NOT_WORTH_IT]
 
 

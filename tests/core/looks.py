@@ -269,7 +269,7 @@ def value(name: str) -> Callable[[Any, Path], object]:
     def seen(number: float, _folder: Path) -> object:
         declared = replace(VALUE, **{name: number})
         costs = tuning_costs(
-            declared, PriceConfig(machine_hour=60.0), tune_minutes=60.0, other_minutes=60.0, request_before=0.002,
+            declared, PriceConfig(machine_hour=60.0), tune_minutes=60.0, measuring=60.0, request_before=0.002,
             request_after=0.001,
         )  # fmt: skip
         return resolved_question(DecisionConfig(value=declared), costs).margin

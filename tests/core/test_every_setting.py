@@ -195,6 +195,7 @@ PROVEN: dict[tuple[type[Settings], str], str] = {
         ArmConfig,
         "near",
     ): "tests/arms/test_meaning.py::test_the_nearest_rows_by_meaning_are_those_a_person_would_name_and_are_restored",
+    (ArmConfig, "base"): "tests/road/test_other_bases.py::test_another_model_is_asked_scored_and_told_with_its_size",
     (ArmConfig, "endpoint"): "tests/road/test_endpoint_arm.py::test_a_bought_model_is_an_arm_like_the_others",
     **{
         (EndpointConfig, f.name): "tests/arms/test_endpoint.py::test_another_value_asks_pays_or_waits_otherwise"

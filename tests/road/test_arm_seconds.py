@@ -22,7 +22,7 @@ WORDS: Any = SimpleNamespace(measured_s=3.0)
 
 
 def booked(arm: ArmConfig, sentences: SentenceSpeeds | None) -> dict[str, float]:
-    return fixed_seconds([arm], WORK, WORDS, sentences)
+    return fixed_seconds([arm], WORK, WORDS, sentences, {})
 
 
 def test_the_encoder_is_booked_at_the_passes_of_all_its_settings() -> None:
@@ -38,7 +38,7 @@ def test_the_encoder_is_booked_at_the_passes_of_all_its_settings() -> None:
 
 def test_templates_are_booked_by_rows_and_templates() -> None:
     work: Any = SimpleNamespace(num_dev=50, num_holdout=150, template_products=100_000)
-    found = fixed_seconds([ArmConfig(kind="template")], work, WORDS, None)
+    found = fixed_seconds([ArmConfig(kind="template")], work, WORDS, None, {})
     assert (found["arms"], found["latency"], found["plan"]) == (pytest.approx(6.0), 0.0, 3.0)
 
 
@@ -56,7 +56,17 @@ def test_retrieval_by_meaning_is_booked_beside_the_requests_of_the_base() -> Non
     work = SimpleNamespace(num_dev=50, num_holdout=150, prompt_tokens=size, prefix_tokens=size, gold_tokens=5.0)
     speeds = SimpleNamespace(measured_s=3.0, base_reply_tokens=5.0, single_s=lambda *_: 0.0, batch_s=lambda **_: 0.0)
     arm = ArmConfig(kind="retrieval", k=(1, 2), near=("meaning",))
-    found = fixed_seconds([arm], work, speeds, SENTENCES)  # type: ignore[arg-type]  # what is read of them stands there
+    found = fixed_seconds([arm], work, speeds, SENTENCES, {})  # type: ignore[arg-type]  # what is read of them stands there
     # Both k on 12 dev rows and both on the other 38: 100 readings of a dev prompt, 20 tokens each.
     assert found["arms"] == pytest.approx(0.5 + 6 + 100 * 20 / 1000)
     assert found["latency"] == pytest.approx(40 * 0.01)
+
+
+def test_another_model_is_booked_at_the_times_it_is_as_large() -> None:
+    size = {"prompt": 100.0}
+    work = SimpleNamespace(num_dev=50, num_holdout=150, prompt_tokens=size, prefix_tokens=size, gold_tokens=5.0)
+    speeds = SimpleNamespace(measured_s=3.0, base_reply_tokens=5.0, single_s=lambda *_: 1.0, batch_s=lambda **_: 2.0)
+    own, other = ArmConfig(kind="prompt"), ArmConfig(kind="prompt", name="larger", base="larger")
+    found = [fixed_seconds([arm], work, speeds, None, {"larger": 3.0}) for arm in (own, other)]  # type: ignore[arg-type]
+    for part in ("arms", "latency", "hold-out"):
+        assert found[1][part] == pytest.approx(3 * found[0][part]) and found[0][part] > 0

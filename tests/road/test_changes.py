@@ -40,7 +40,7 @@ def test_a_curve_asked_for_after_the_look_is_refused_before_it_is_paid_for(lean:
     change(lean, "fractions = []", "fractions = [0.25, 0.5]")
     ran = metier("run", "-C", lean, "--json")
     assert ran.code == 0, ran.err
-    assert "no learning curve: the hold-out was opened for these arms before one was asked for" in ran.err
+    assert "no learning curve: the hold-out was opened for these arms before it was asked for" in ran.err
     assert not list((lean / ".metier/stages").glob("curve-*"))
     assert ran.json["verdict"] == first["verdict"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,10 @@ import pytest
 
 from metier.assess import fit_curve
 from metier.core.report import CurvePoint
+from metier.evaluate import ScoreTable
+from metier.road.verdict import paired_table
+from metier.road.verify import _plain, differences
+from metier.road.worth import gain_forecasts
 from tests.road.running import copy_of, metier, one_core
 from tests.road.small_project import LEAN, write_project
 
@@ -57,7 +63,7 @@ def test_what_was_fixed_before_the_look_holds_the_money_of_the_report(measured: 
     costs, money = report["provenance"]["before_look"]["costs"], report["money"]
     assert (money["tuning"], money["evaluation"]) == (costs["one_off"], costs["evaluation"])
     assert money["tuning"] == pytest.approx(report["costs"]["tune_cost"])
-    assert 0 < money["evaluation"] < report["costs"]["run_cost"]
+    assert money["evaluation"] > 0 and money["num_retrainings"] == 0
     assert [each["name"] for each in money["assumptions"]] == ["margin"]
     margin = money["assumptions"][0]["zones"]
     below = min(each["high"] for each in report["comparisons"])
@@ -184,3 +190,20 @@ def test_assess_tries_a_quarter_of_the_rows_and_a_run_finds_the_parts_done(
     assert ran.code == 0, ran.err
     assert {path: path.stat().st_mtime_ns for path in times} == times, "no part was tuned again"
     assert [point["num_train"] for point in ran.json["curve"]] == [17, 34, 17, 34, 136]
+
+
+def test_a_report_whose_curve_rises_verifies_and_holds_the_band_of_every_gain(
+    measured: tuple[Path, dict[str, Any]], cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model learns nothing here, so the points are put on a rising line before they are judged."""
+    rising = {14: 0.30, 28: 0.45, 56: 0.60}
+    points = [{**point, "score": rising[point["num_train"]]} for point in measured[1]["curve"]]
+    facts = {**measured[1]["provenance"]["before_look"]}
+    facts["curve"] = {**facts["curve"], "points": points, "rivals": {}}
+    table = ScoreTable.from_parquet((measured[0] / ".metier/report/scores.parquet").read_bytes())
+    bands = {name: each.points for name, each in (gain_forecasts(paired_table(table, facts), facts) or {}).items()}
+    assert set(bands) == set(facts["comparators"]) and all(len(each) == 4 for each in bands.values())
+    written = json.loads(json.dumps({name: [asdict(band) for band in each] for name, each in bands.items()}))
+    assert list(differences({"gain_forecast": _plain(bands)}, {"gain_forecast": written})) == []
+    written["small"][0]["high"] += 0.1
+    assert list(differences({"gain_forecast": _plain(bands)}, {"gain_forecast": written})) != []

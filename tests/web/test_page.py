@@ -168,7 +168,9 @@ def test_the_learning_curve_has_a_dot_a_point_a_band_and_a_table() -> None:
     assert min(drawn) >= 5 and max(drawn) <= 295
     for text in ("50.0 %, 54.0 %", "66.0 %", "64.0 % to 74.0 %", "1,600", "80 of 100 times", "differ by 2.8 points"):
         assert text in section, text
-    assert "Not measured: <code>[curve] fractions</code>" in render_report(replace(sample_report(), curve=()))
+    assert "Not measured in this run. With <code>[curve] fractions</code>" in render_report(
+        replace(sample_report(), curve=())
+    )
     gains = (Forecast(num_train=800, low=-0.01, high=0.06, level=0.8),)
     told = replace(sample_report(), curve=points, forecast=forecast, curve_p=0.03, gain_forecast={"small": gains})
     assert "\u22121.0 to +6.0 points" in text_of(render_report(told))
@@ -197,4 +199,4 @@ def test_quality_against_cost_names_who_beats_an_arm_in_both_and_who_is_beaten_b
     page = render_report(report)
     section = page.partition("Quality against cost")[2].partition("</section>")[0]
     assert section.count("<circle") == sum(arm.score is not None for arm in report.arms)
-    assert "<td>nothing</td>" in section
+    assert "<td>none</td>" in section

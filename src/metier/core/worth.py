@@ -71,9 +71,11 @@ class MissingRows:
     part: str
     """hold-out or train."""
     purpose: str
-    """decide, reach_margin or double."""
+    """decide, prove_guard, reach_margin (the upper end of the band does) or double."""
     rows: int
     """So many more than there are."""
+    groups: int | None
+    """In so many new groups; None where rows stand alone."""
     cost: float | None
     """Of a person's time for them; None where it has no price."""
     gain: Forecast | None
@@ -84,14 +86,17 @@ class MissingRows:
 class MoneyReport:
     """What tuning costs and brings, in the price table's currency; what would turn the verdict, and what is missing."""
 
+    currency: str
     versus: str
-    """The arm that would be used otherwise: best on dev."""
+    """The rival over which least is left; without a declared worth the strongest one."""
     tuning: float
     """The tuning, once."""
     evaluation: float
-    """The rest of the run: arms, curve, measuring; spent again with every retraining."""
+    """What is measured around it, predicted: arms, hold-out, bought answers, the learning curve left out."""
+    num_retrainings: int
+    """Tunings after the first within the horizon, each with its measuring."""
     upkeep_per_month: float
-    """Declared upkeep, and retraining spread over its months."""
+    """As declared."""
     request_before: float
     request_after: float
     label_row: float | None

@@ -12,6 +12,7 @@ from metier.engine.peft_files import export_adapter
 from metier.engine.ranks import Ranks, close_ranks, current_ranks, open_ranks
 from metier.engine.sampling import Request, Sample, SamplingParams
 from metier.engine.state import drop_state, find_state, load_state, save_state, state_names
+from metier.engine.weight_files import num_weights
 
 __all__ = [
     "AdapterSpec",
@@ -45,6 +46,7 @@ __all__ = [
     "load_tuned",
     "logprobs",
     "make_batch",
+    "num_weights",
     "open_ranks",
     "optim_step",
     "plan_steps",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from metier.core.errors import ModelError
 from metier.engine.weights import LayerWeights, LlamaShape, LlamaWeights
 
-__all__ = ["read_weights", "weight_paths"]
+__all__ = ["num_weights", "read_weights", "weight_paths"]
 
 
 def weight_paths(base_dir: Path) -> list[Path]:
@@ -31,6 +32,19 @@ def weight_paths(base_dir: Path) -> list[Path]:
     if not path.exists():
         raise ModelError(f"{base_dir}: expected model.safetensors, found none; only safetensors are read.")
     return [path]
+
+
+def num_weights(base_dir: Path) -> int:
+    """How many numbers a model folder's safetensors hold: its size, whatever it computes.
+
+    Raises:
+        ModelError: the folder has no safetensors.
+    """
+    total = 0
+    for path in weight_paths(base_dir):
+        with safe_open(str(path), framework="pt") as file:
+            total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # no mapping
+    return total
 
 
 def read_weights(paths: list[Path], shape: LlamaShape, dtype: torch.dtype, device: str) -> LlamaWeights:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from metier.arms.encoder import SETTINGS
@@ -38,9 +38,17 @@ class Taken(NamedTuple):
 
 
 def fixed_seconds(
-    arms: Sequence[ArmConfig], work: Workload, speeds: Speeds, sentences: SentenceSpeeds | None
+    arms: Sequence[ArmConfig],
+    work: Workload,
+    speeds: Speeds,
+    sentences: SentenceSpeeds | None,
+    times_as_large: Mapping[str, float],
 ) -> dict[str, float]:
-    """Seconds of every part that the budget does not shrink; `sentences` where an arm reads with the sentence model."""
+    """Seconds of every part that the budget does not shrink.
+
+    `sentences` where an arm reads with the sentence model; `times_as_large` every other model that an arm asks is, next
+    to the base.
+    """
     taken: list[Taken] = []
     for arm in arms:
         if arm.kind == "small":
@@ -50,7 +58,8 @@ def fixed_seconds(
         elif arm.endpoint is not None:
             taken.append(_of_endpoint(arm.endpoint, work))
         elif arm.kind not in NO_MODEL_KINDS:
-            taken.append(_of_model(arm, work, speeds))
+            seconds = _of_model(arm, work, speeds)
+            taken.append(Taken(*(times_as_large[arm.base] * part for part in seconds)) if arm.base else seconds)
         if sentences is not None and reads_sentences(arm):
             taken.append(_of_sentences(arm, work, sentences))
     fit_s, latency_s, look_s = (sum(column) for column in zip(*taken, strict=True))

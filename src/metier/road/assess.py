@@ -12,9 +12,17 @@ import numpy as np
 from metier.core.arm_config import NO_MODEL_KINDS
 from metier.core.errors import DataError, GateClosed, counted
 from metier.core.project_file import ProjectConfig
+from metier.core.rows import TargetKind
 from metier.road.annotators import annotators_of, every_vote, label_ceiling
 from metier.road.buying import bought_money
-from metier.road.cost import label_row_cost, machine_cost, request_costs, require_affordable, tuning_costs
+from metier.road.cost import (
+    label_row_cost,
+    machine_cost,
+    measuring_cost,
+    request_costs,
+    require_affordable,
+    tuning_costs,
+)
 from metier.road.curve import Pilot, run_pilot
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
@@ -31,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Assessed", "assess_project"]
 
-HALF_80 = 1.2816
-"""Half of an 80 % interval, in standard errors."""
+POWER = 0.80
+LEVEL = 0.80
+"""Of the interval a dev score and the forecast are told with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +51,7 @@ class Money:
     currency: str
     tune_cost: float
     run_cost: float
-    """Of the whole run, the tuning among it."""
+    """Of the whole run, the tuning and bought answers among it."""
     label_row: float | None
     """One more row of a person's time; None where it has no price."""
     break_even: float | None
@@ -81,10 +90,15 @@ class Assessed:
 
     @property
     def best_low(self) -> float:
-        """What the best arm may really score: its dev score less an 80 % interval's half."""
-        score = self.dev_scores[self.best]
-        half = HALF_80 * float(np.sqrt(score * (1 - score) / self.num_dev))
-        return max(0.0, score - half)
+        """What the best arm may really score at least: the lower end of Wilson's 80 % interval of its dev score."""
+        from metier.core.stats import wilson
+
+        return wilson(round(self.dev_scores[self.best] * self.num_dev), self.num_dev, LEVEL).low
+
+    @property
+    def top(self) -> float:
+        """The best score the labels may allow: the upper end of the ceiling's interval, 1 without votes."""
+        return 1.0 if self.ceiling is None else self.ceiling.high
 
     @property
     def answer(self) -> str:
@@ -102,11 +116,18 @@ class Assessed:
     def _hopeless(self) -> list[str]:
         """What no more hold-out rows would mend."""
         found = []
-        if self.headroom < self.plan_gain:
-            score, gain = self.dev_scores[self.best], f"a gain of {self.plan_gain:.3g}"
-            top = "1" if self.ceiling is None else f"{self.ceiling.value:.3f}, the best score the labels allow"
-            found.append(f"{self.best} already scores {score:.3f}: {gain} does not fit below {top}.")
-        if self.rows_needed is None:
+        if self.top - self.best_low < self.plan_gain:
+            score, low, gain = self.dev_scores[self.best], self.best_low, f"a gain of {self.plan_gain:.3g}"
+            top = "1" if self.ceiling is None else f"{self.top:.3f}, the most the labels may allow"
+            found.append(
+                f"{self.best} already scores {score:.3f} ({low:.3f} or more): {gain} does not fit below {top}."
+            )
+        if self.rows_needed is None and self.margin == self.plan_gain == 0:
+            found.append(
+                "tuning saves money at any gain, so the margin is 0 and no gain is planned for; set decision.plan_gain "
+                "to the gain you expect."
+            )
+        elif self.rows_needed is None:
             found.append(
                 f"no number of hold-out rows that you could collect shows a gain of {self.plan_gain:.3g} to reach "
                 f"{self.margin:.3g}; set decision.plan_gain to the gain you expect, further above it, or raise "
@@ -188,16 +209,23 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         plan = make_plan(session, parts)
         minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
         require_affordable(minutes, config.budget, config.price, bought=bought)
-        annotators = annotators_of(session, parts)
+        by_label = all(row.target.kind is TargetKind.LABEL for row in parts.dev)  # else votes bound no score
+        annotators = annotators_of(session, parts) if by_label else None
         ceiling = None if annotators is None else label_ceiling(annotators)
-        found = _assessed(session, parts, plan, fit_untuned(session, parts, plan), ceiling=ceiling)
+        found = _assessed(session, parts, plan, fit_untuned(session, parts, plan), ceiling=ceiling, bought=bought)
         if found.answer == "go":  # else it is clear, and a pilot would cost what it cannot change
             found = replace(found, pilot=run_pilot(session, parts, Tuning(session, parts, plan)))
         return replace(found, spent_minutes=sum(stage.seconds for stage in session.stages.values()) / 60)
 
 
 def _assessed(
-    session: Session, parts: Parts, plan: Plan, trials: list[FittedTrial], *, ceiling: Estimate | None = None
+    session: Session,
+    parts: Parts,
+    plan: Plan,
+    trials: list[FittedTrial],
+    *,
+    ceiling: Estimate | None = None,
+    bought: float = 0.0,
 ) -> Assessed:
     """The answer of the arms that need no tuning, and of what is predicted of the tuning."""
     from metier.assess import gain_bound, planned_gain, resolved_question
@@ -211,7 +239,7 @@ def _assessed(
             "tuning with; expected at least one. Add an [[arm]] of kind 'prompt', or see `metier run --dry-run`."
         )
     best = max(scores, key=lambda name: scores[name])
-    costs = _predicted_costs(session, trials, best, plan)
+    costs = _predicted_costs(session, trials, best, plan, bought=bought)
     question = resolved_question(decision, costs)
     margin, plan_gain = gain_bound(question), planned_gain(question)
     # The tuned arm is not measured yet: the disagreement planned for is that of two arms that err independently.
@@ -229,17 +257,18 @@ def _assessed(
             plan_gain=plan_gain,
             margin=margin,
             discordance=discordance,
+            power=1 - (1 - POWER) / len(scores),  # every rival must be passed, as in the verdict
             alpha=decision.alpha / decision.max_looks,
             max_rows=decision.max_holdout_rows,
         ),
         num_holdout=parts.num_holdout,
         tune_minutes=plan.predictions["tune_minutes"][0],
         run_minutes=plan.predictions["run_minutes"][0],
-        money=_money(session, plan, costs, plan_gain),
+        money=_money(session, plan, costs, plan_gain, bought=bought),
     )
 
 
-def _money(session: Session, plan: Plan, costs: TuningCosts, plan_gain: float) -> Money:
+def _money(session: Session, plan: Plan, costs: TuningCosts, plan_gain: float, *, bought: float) -> Money:
     """Money, as far as the predicted minutes and the declared value tell it."""
     from metier.assess import break_even, net_worth
 
@@ -247,28 +276,30 @@ def _money(session: Session, plan: Plan, costs: TuningCosts, plan_gain: float) -
     return Money(
         currency=price.currency,
         tune_cost=machine_cost(plan.predictions["tune_minutes"][0], price),
-        run_cost=machine_cost(plan.predictions["run_minutes"][0], price),
+        run_cost=machine_cost(plan.predictions["run_minutes"][0], price) + bought,
         label_row=label_row_cost(price, every_vote(session.ledger)),
         break_even=break_even(costs, value, gains).get("planned"),
         left=net_worth(costs, value, gains).get("planned"),
     )
 
 
-def _predicted_costs(session: Session, trials: list[FittedTrial], best: str, plan: Plan) -> TuningCosts:
+def _predicted_costs(
+    session: Session, trials: list[FittedTrial], best: str, plan: Plan, *, bought: float
+) -> TuningCosts:
     """What tuning will cost, as far as it is known before: the predicted minutes and the requests measured on dev.
 
     A request to the tuned model is taken to cost what the cheapest one to its base does, as its prompt is no longer;
     where only arms without a language model ran, what one to the best arm costs.
     """
     price, ran = session.config.price, [t for t in trials if t.dev is not None]
-    tune_minutes, run_minutes = (plan.predictions[name][0] for name in ("tune_minutes", "run_minutes"))
+    tune_minutes = plan.predictions["tune_minutes"][0]
     cost = {t.name: float(np.mean(request_costs(t.dev.replies, session.price_of(t.name)))) for t in ran if t.dev}
-    of_base = [cost[t.name] for t in ran if t.kind not in (*NO_MODEL_KINDS, "endpoint")]
+    of_base = [cost[t.name] for t in ran if t.kind not in (*NO_MODEL_KINDS, "endpoint") and not t.base]
     return tuning_costs(
         session.config.decision.value,
         price,
         tune_minutes=tune_minutes,
-        other_minutes=max(0.0, run_minutes - tune_minutes),
+        measuring=measuring_cost(plan.predicted_s, price, bought=bought),
         request_before=cost[best],
         request_after=min(of_base, default=cost[best]),
     )

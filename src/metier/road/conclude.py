@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metier.core.arm_config import TUNED_KINDS
+from metier.core.arm_config import NO_MODEL_KINDS, TUNED_KINDS
 from metier.core.errors import ConfigError
 from metier.core.hashing import value_hash
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
 from metier.road.annotators import every_vote
-from metier.road.cost import cost_ratio, label_row_cost, machine_cost, price_entries, request_costs, tuning_costs
+from metier.road.cost import cost_ratio, label_row_cost, price_entries, request_costs, tuning_costs
 from metier.road.curve import Curve
 from metier.road.cut import Parts, Sealed
 from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id, scored_beside
+from metier.road.other_bases import num_weights_of
 from metier.road.plan import Plan
 from metier.road.session import Session
 from metier.road.trials import FittedTrial
@@ -51,7 +52,14 @@ def recorded_before(session: Session, sealed: Sealed, trials: Sequence[FittedTri
 
 
 def fix_before_look(
-    session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float, curve: Curve | None
+    session: Session,
+    sealed: Sealed,
+    trials: Sequence[FittedTrial],
+    curve: Curve | None,
+    *,
+    tune_minutes: float,
+    measuring: float,
+    num_train_rows: int,
 ) -> BeforeLook:
     """Comparators, guard reference, margin, cost ratio, prices and curve: recorded before the look, read back after it.
 
@@ -66,13 +74,21 @@ def fix_before_look(
     recorded = recorded_before(session, sealed, trials)
     if recorded is not None:
         return recorded
-    facts = _facts(session, sealed, trials, tune_minutes)
+    facts = _facts(
+        session, sealed, trials, tune_minutes=tune_minutes, measuring=measuring, num_train_rows=num_train_rows
+    )
     facts["curve"] = None if curve is None else curve.as_json()
     return record_before_look(session.ledger, look_id=wanted, facts=facts)
 
 
 def _facts(
-    session: Session, sealed: Sealed, trials: Sequence[FittedTrial], tune_minutes: float
+    session: Session,
+    sealed: Sealed,
+    trials: Sequence[FittedTrial],
+    *,
+    tune_minutes: float,
+    measuring: float,
+    num_train_rows: int,
 ) -> dict[str, Any]:  # Any: JSON values
     """What the verdict will rest on besides the scores, from dev and the price table."""
     from metier.assess import resolved_question
@@ -84,13 +100,11 @@ def _facts(
     price = session.config.price
     after = request_costs(_dev(tuned).replies, session.price_of(tuned.name))
     before = request_costs(_dev(reference).replies, session.price_of(reference.name))
-    spent_minutes = sum(stage.seconds for stage in session.stages.values()) / 60
-    other_minutes = max(0.0, spent_minutes - tune_minutes)
     costs = tuning_costs(
         session.config.decision.value,
         price,
         tune_minutes=tune_minutes,
-        other_minutes=other_minutes,
+        measuring=measuring,
         request_before=float(np.mean(before)),
         request_after=float(np.mean(after)),
     )
@@ -116,11 +130,19 @@ def _facts(
         "tune_minutes": tune_minutes,
         "costs": {
             **asdict(costs),
-            "evaluation": machine_cost(other_minutes, price),
+            "requests": {rival.name: _mean_cost(session, rival) for rival in rivals},
+            "evaluation": measuring,
             "label_row": label_row_cost(price, every_vote(session.ledger)),
+            "currency": price.currency,
         },
+        "num_train_rows": num_train_rows,
         "prices": price_entries(price, session.config.arm),
     }
+
+
+def _mean_cost(session: Session, trial: FittedTrial) -> float:
+    """A request to an arm, mean over its dev prompts."""
+    return float(np.mean(request_costs(_dev(trial).replies, session.price_of(trial.name))))
 
 
 def _cost_ratio(
@@ -188,6 +210,8 @@ def _arm(session: Session, trial: FittedTrial, looked: Looked, *, binary: bool) 
         status="ran",
         dev_score=float(np.mean(trial.dev.scores)),
         chosen_from=tuple({"name": c.name, "score": c.score, "num_rows": c.num_rows} for c in trial.arm.chosen_from),
+        base=trial.base,
+        num_weights=_num_weights(session, trial),
         carries_instruction=trial.carries,
         cost_per_1k_requests=1000 * float(np.mean(costs)),
         latency_ms=trial.dev.latency_ms,
@@ -195,10 +219,17 @@ def _arm(session: Session, trial: FittedTrial, looked: Looked, *, binary: bool) 
     )
 
 
+def _num_weights(session: Session, trial: FittedTrial) -> int | None:
+    """Size of the language model that answers; None where there is none, or where it is somebody else's."""
+    if trial.kind in (*NO_MODEL_KINDS, "endpoint"):
+        return None
+    return num_weights_of((session.other_bases[trial.base] if trial.base else session.base).dir)
+
+
 def _examples(parts: Parts, trials: Sequence[FittedTrial]) -> tuple[ExampleReport, ...]:
     """Three dev rows with base and tuned reply: the first, middle and last measured, chosen by position alone."""
     tuned = next((t for t in trials if t.kind == "tuned" and t.dev), None)
-    base = next((t for t in trials if t.kind == "prompt" and t.dev), None)
+    base = next((t for t in trials if t.kind == "prompt" and t.dev and not t.base), None)
     base = base or next((t for t in trials if t.kind not in TUNED_KINDS and t.dev), None)
     if tuned is None or base is None:
         return ()
@@ -228,17 +259,17 @@ def past_predictions(session: Session, sealed: Sealed) -> dict[str, dict[str, fl
     """How good the predictions of earlier runs were, by quantity; a run that was killed is no earlier one of itself."""
     from metier.ledger import scored_predictions
 
-    scored: dict[str, list[Any]] = {}  # Any: ledger predictions with what happened
+    scored: dict[str, dict[float, Any]] = {}  # Any: ledger predictions with what happened
     for one in scored_predictions(session.ledger, but=(sealed.split_id, value_hash(asdict(session.config)))):
-        scored.setdefault(one.quantity, []).append(one)
+        if one.predicted:  # a report written anew tells of the same prediction again: it counts once
+            scored.setdefault(one.quantity, {})[one.predicted] = one
     return {
         quantity: {
             "runs": float(len(found)),
-            "within": float(sum(one.low <= one.actual <= one.high for one in found)),
-            "median_ratio": float(np.median([one.actual / one.predicted for one in found if one.predicted])),
+            "within": float(sum(one.low <= one.actual <= one.high for one in found.values())),
+            "median_ratio": float(np.median([one.actual / one.predicted for one in found.values()])),
         }
         for quantity, found in scored.items()
-        if any(one.predicted for one in found)
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from metier.assess import TuningCosts
 
 __all__ = [
-    "cost_ratio", "label_row_cost", "machine_cost", "price_entries", "request_costs", "require_affordable",
-    "stale_prices", "tuning_costs",
+    "cost_ratio", "label_row_cost", "machine_cost", "measuring_cost", "price_entries", "request_costs",
+    "require_affordable", "stale_prices", "tuning_costs",
 ]  # fmt: skip
 
 STALE_DAYS = 90
@@ -31,10 +32,14 @@ STALE_DAYS = 90
 
 
 def request_costs(replies: Sequence[Reply], price: PriceConfig) -> list[float]:
-    """Cost of every request, in the table's currency."""
-    if price.token_in > 0 or price.token_out > 0:
-        return [(r.tokens_in * price.token_in + r.tokens_out * price.token_out) / 1e6 for r in replies]
-    return [r.seconds / 3600 * price.machine_hour for r in replies]
+    """Cost of every request, in the table's currency; by machine time where no token was read or written."""
+    by_token = price.token_in > 0 or price.token_out > 0
+    return [
+        (r.tokens_in * price.token_in + r.tokens_out * price.token_out) / 1e6
+        if by_token and r.tokens_in + r.tokens_out > 0
+        else r.seconds / 3600 * price.machine_hour
+        for r in replies
+    ]
 
 
 def machine_cost(minutes: float, price: PriceConfig) -> float:
@@ -47,26 +52,34 @@ def tuning_costs(
     price: PriceConfig,
     *,
     tune_minutes: float,
-    other_minutes: float,
+    measuring: float,
     request_before: float,
     request_after: float,
 ) -> TuningCosts:
-    """What tuning costs: once the tuning; a month the declared upkeep and, where it is declared, retraining.
+    """What tuning costs: the tuning, the declared upkeep and, where it is declared, retraining within the horizon.
 
-    A retraining is a tuning and all that is measured around it again (`other_minutes`).
+    A retraining is a tuning and what is measured around it again (`measuring`, in money).
     """
     from metier.assess import TuningCosts
 
-    upkeep = 0.0
-    if value is not None:
-        again = machine_cost(tune_minutes + other_minutes, price)
-        upkeep = value.upkeep_per_month + (again / value.retrain_months if value.retrain_months else 0.0)
+    again = value is not None and value.retrain_months > 0
     return TuningCosts(
         one_off=machine_cost(tune_minutes, price),
-        upkeep_per_month=upkeep,
+        upkeep_per_month=value.upkeep_per_month if value is not None else 0.0,
         request_before=request_before,
         request_after=request_after,
+        num_retrainings=max(0, ceil(value.horizon_months / value.retrain_months) - 1) if again and value else 0,
+        measuring=measuring if again else 0.0,
     )
+
+
+def measuring_cost(seconds: Mapping[str, float], price: PriceConfig, *, bought: float) -> float:
+    """What one round of measuring costs, from predicted seconds by part of the run, and the answers it buys.
+
+    The learning curve is left out: nobody needs it to tune again.
+    """
+    spent_s = sum(value for part, value in seconds.items() if part not in ("tune", "curve"))
+    return machine_cost(spent_s / 60, price) + bought
 
 
 def label_row_cost(price: PriceConfig, votes: Sequence[Vote]) -> float | None:

@@ -96,10 +96,13 @@ def measure_curve(
     """
     if not plan.curve_chains:
         return None
-    if recorded is not None and recorded.get("curve") is None:
+    known = None if recorded is None else recorded.get("curve")
+    num_points = plan.curve_chains * len(session.config.curve.fractions) + 1
+    if recorded is not None and (known is None or len(known["points"]) != num_points):
         session.progress.say(
-            "no learning curve: the hold-out was opened for these arms before one was asked for, and what a look is "
-            "judged by stays as it was. The next look, at another tuning or more rows, will have one."
+            f"no {'other ' if known else ''}learning curve: the hold-out was opened for these arms before it was asked "
+            "for, and what a look is judged by stays as it was. The next look, at another tuning or more rows, will "
+            "have it."
         )
         return None
     session.progress.enter("curve")
@@ -124,7 +127,7 @@ def _rivals(session: Session, parts: Parts, plan: Plan) -> dict[str, tuple[Curve
     """Dev scores of every arm that learns from rows in seconds, fitted on nested parts of them and on all."""
     found: dict[str, tuple[CurvePoint, ...]] = {}
     for config in session.config.arm:
-        recipe = arm_recipe(session, config, plan, ()) if config.kind in QUICK_KINDS else None
+        recipe = arm_recipe(session, config, plan, parts) if config.kind in QUICK_KINDS else None
         if recipe is None or recipe.needs(parts.train, parts.dev) is not None:
             continue
         wanted = [(c, fraction) for c in range(plan.curve_chains) for fraction in session.config.curve.fractions]

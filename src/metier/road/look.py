@@ -248,7 +248,7 @@ def _fingerprint_control(ran: Sequence[FittedTrial], scored: Sequence[ArmScores]
     tuned = next(trial.name for trial in ran if trial.kind == "tuned")
     differing = []
     for trial in ran:
-        if trial.kind == "prompt":
+        if trial.kind == "prompt" and not trial.base:
             pairs = zip(texts[tuned], texts[trial.name], strict=True)
             differing.append(sum(ours != theirs for ours, theirs in pairs))
             if not differing[-1]:

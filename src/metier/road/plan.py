@@ -24,6 +24,7 @@ from metier.road.calibrate import Speeds, Workload, measure_speeds, measure_work
 from metier.road.cost import stale_prices
 from metier.road.cut import Parts
 from metier.road.mining import DEV_SHARE
+from metier.road.other_bases import others, times_as_large
 from metier.road.rendered import render_parts
 from metier.road.sentence_speeds import measure_sentences, reads_sentences
 from metier.road.session import Session
@@ -144,7 +145,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
     speeds = measure_speeds(session, parts, rendered)
     if session.handle.backend.name != "compact":
         session.progress.say(f"computed by transformers' own modules, slower: {session.handle.backend.why}")
-    fixed_s = fixed_seconds(config.arm, work, speeds, sentences)
+    fixed_s = fixed_seconds(config.arm, work, speeds, sentences, times_as_large(session))
     budget_s = 60 * config.budget.minutes
     left_s = SPARE * budget_s - sum(fixed_s.values())
     options = tune_options(config.tune.passes, config.tune.depth, speeds.num_layers, len(work.train_tokens))
@@ -159,6 +160,7 @@ def _plan(session: Session, parts: Parts) -> Plan:
         )
     longest = max(work.prompt_tokens[arm.kind] for arm in config.arm if arm.kind in work.prompt_tokens)
     memory = speeds.peak_memory_gib(num_rows=work.num_holdout, num_positions=longest + speeds.base_reply_tokens)
+    memory += sum(other.gib for other in others(session).values())  # they stay in memory until the look
     if config.budget.memory_gib and memory > config.budget.memory_gib:
         raise GateClosed(
             f"the run is predicted to need {memory:.2f} GiB, [budget] memory_gib is {config.budget.memory_gib:g}. "

@@ -27,7 +27,7 @@ from metier.road.conclude import (
     plan_entries,
     recorded_before,
 )
-from metier.road.cost import machine_cost, price_entries, require_affordable
+from metier.road.cost import machine_cost, measuring_cost, price_entries, require_affordable
 from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
 from metier.road.ground import Ground, read_and_check, record_ground
@@ -113,7 +113,12 @@ def run_road(
         exposure = probe_exposure(session, parts, tuning)
         opened = recorded_before(session, sealed, trials)
         curve = measure_curve(session, parts, plan, tuning, recorded=None if opened is None else opened.facts)
-        before = fix_before_look(session, sealed, trials, tuning.minutes, curve)
+        before = fix_before_look(
+            session, sealed, trials, curve,
+            tune_minutes=tuning.minutes,
+            measuring=measuring_cost(plan.predicted_s, config.price, bought=bought),
+            num_train_rows=len(parts.train),
+        )  # fmt: skip
         looked = look_at_holdout(session, parts, sealed, trials, tuning)
         session.progress.enter("report")
         report_dir = _report(session, ground, parts, plan, tuning, _Found(sealed, trials, before, looked, exposure))

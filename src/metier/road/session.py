@@ -53,6 +53,12 @@ class Session:
     stages: dict[str, Stage] = field(default_factory=dict)
     """Every stage this run has used, by name."""
 
+    other_bases: dict[str, BaseModel] = field(default_factory=dict)
+    """Files of other models that arms ask, by the name they give them; see `metier.road.other_bases`."""
+
+    other_repliers: dict[str, Replier] = field(default_factory=dict)
+    """Those models in memory."""
+
     def stage(
         self,
         name: str,

@@ -32,6 +32,7 @@ from metier.core.trials import Arm, FittedArm, Reply
 from metier.models import sentence_model_sha256
 from metier.road.buying import require_money
 from metier.road.cut import Parts
+from metier.road.other_bases import base_of, replier_on
 from metier.road.plan import Plan
 from metier.road.rendered import instruction_text, render_parts
 from metier.road.sentence_speeds import reads_sentences
@@ -39,7 +40,7 @@ from metier.road.session import Session, max_reply_tokens
 from metier.road.tuning import Tuning
 
 if TYPE_CHECKING:
-    from metier.render import RenderedRow
+    pass
 
 __all__ = ["DevReplies", "FittedTrial", "arm_name", "arm_recipe", "fit_arms", "fit_untuned"]
 
@@ -77,6 +78,8 @@ class FittedTrial:
     dev: DevReplies | None
     carries: str
     """full, short or none: which instruction every request carries."""
+    base: str = ""
+    """The other model it asks; empty: the base."""
 
     def require_arm(self) -> FittedArm:
         """The fitted arm of a trial that ran."""
@@ -135,12 +138,11 @@ def _fit_beside(session: Session, parts: Parts, plan: Plan, of_tuned: FittedTria
 def fit_untuned(session: Session, parts: Parts, plan: Plan) -> list[FittedTrial]:
     """Every arm that needs no tuning, in the order of the project file."""
     configs = [config for config in session.config.arm if config.kind not in TUNED_KINDS]
-    golds = render_parts(session, parts).golds
     trials = []
     for position, config in enumerate(configs):
         session.progress.enter("arms")
         session.progress.advance(position / len(configs))
-        trials.append(_fit_arm(session, config, arm_recipe(session, config, plan, golds), parts))
+        trials.append(_fit_arm(session, config, arm_recipe(session, config, plan, parts), parts))
     return trials
 
 
@@ -150,7 +152,9 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     reason = recipe.needs(parts.train, parts.dev)
     if reason is not None:
         session.progress.say(f"{name}: not run ({reason})")
-        return FittedTrial(name=name, kind=config.kind, arm=None, skip_reason=reason, dev=None, carries="")
+        return FittedTrial(
+            name=name, kind=config.kind, arm=None, skip_reason=reason, dev=None, carries="", base=config.base
+        )
     fitted: list[FittedArm] = []
 
     def work(stage_dir: Path) -> None:
@@ -166,7 +170,11 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
             stage_dir / "arm.json", {"described": arm.describe(), "fingerprint": arm.fingerprint, "dev": _dev_json(dev)}
         )
 
-    inputs = {"split": parts.stage_hash, "base": session.base.function_sha256, "plan": session.stages["plan"].hash}
+    inputs = {
+        "split": parts.stage_hash,
+        "base": base_of(session, config).function_sha256,
+        "plan": session.stages["plan"].hash,
+    }
     settings = {"arm": config.as_question(), "seed": session.config.project.seed, "guidelines": session.wordings}
     if config.kind in TUNED_KINDS:
         inputs["tuning"] = tuning  # a search chooses another learning rate under the same settings
@@ -184,9 +192,8 @@ def _fit_arm(session: Session, config: ArmConfig, recipe: Arm, parts: Parts, *, 
     session.progress.say(
         f"{name}: dev score {np.mean(dev.scores):.3f} on {len(dev.scores)} rows, p50 {dev.latency_ms['p50']:.0f} ms"
     )
-    return FittedTrial(
-        name=name, kind=config.kind, arm=arm, skip_reason="", dev=dev, carries=stored["described"]["carries"]
-    )
+    carries = stored["described"]["carries"]
+    return FittedTrial(name=name, kind=config.kind, arm=arm, skip_reason="", dev=dev, carries=carries, base=config.base)
 
 
 def _kept_in(recipe: Arm, stage_dir: Path) -> Arm:
@@ -194,7 +201,7 @@ def _kept_in(recipe: Arm, stage_dir: Path) -> Arm:
     return replace(recipe, folder=stage_dir) if isinstance(recipe, EncoderArm) else recipe
 
 
-def arm_recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[RenderedRow]) -> Arm:
+def arm_recipe(session: Session, config: ArmConfig, plan: Plan, parts: Parts) -> Arm:
     """The recipe of an arm that needs no tuning, from its settings."""
     name, grader = arm_name(config), session.grader
     if config.kind == "small":
@@ -205,9 +212,13 @@ def arm_recipe(session: Session, config: ArmConfig, plan: Plan, golds: Sequence[
         return TemplateArm(name, grader)
     if config.endpoint is not None:
         calls, tell = session.calls(name), session.progress.say
-        remote = EndpointReplier(config.endpoint, calls, max_reply_tokens(golds), tell=tell)
+        limit = max_reply_tokens(render_parts(session, parts).golds)
+        remote = EndpointReplier(config.endpoint, calls, limit, tell=tell)
         return PromptArm(name, remote, grader, session.wordings, kind="endpoint")
-    replier = session.replier(session.handle, golds)
+    if config.base:
+        replier = replier_on(session, config, parts)
+    else:
+        replier = session.replier(session.handle, render_parts(session, parts).golds)
     if config.kind == "prompt":
         return PromptArm(name, replier, grader, session.wordings)
     instruction = instruction_text(config, session.wordings) or ""

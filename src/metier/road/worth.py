@@ -6,14 +6,15 @@ Costs were fixed before the look, gains are those it measured; `metier verify` t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from metier.core.report import Forecast, MissingRows, MoneyReport
-from metier.core.settings import DecisionConfig
+from metier.core.report import Comparison, Forecast, MissingRows, MoneyReport, Outcome
+from metier.core.settings import DecisionConfig, ValueConfig
 from metier.road.curve import fitted, fitted_rivals
 
 if TYPE_CHECKING:
-    from metier.assess import Decision, GainForecast, ScoreTable
+    from metier.assess import Decision, GainForecast, ScoreTable, TuningCosts
 
 __all__ = ["FORECAST_TIMES", "gain_forecasts", "worth"]
 
@@ -37,49 +38,79 @@ def worth(
     facts: Mapping[str, Any],  # Any: JSON values
 ) -> dict[str, Any]:  # Any: parts of the report
     """The fields `gain_forecast` and `money` of the report; the latter is None where no costs were fixed."""
-    from metier.assess import TuningCosts, assumptions, break_even, net_worth
+    from metier.assess import CostRatio, TuningCosts, assumptions
 
     bands = {name: each.points for name, each in (forecasts or {}).items() if each.points}
     if "costs" not in facts:  # recorded by a metier that fixed none
         return {"gain_forecast": bands, "money": None}
-    known = facts["costs"]
-    costs = TuningCosts(**{name: known[name] for name in TuningCosts.__dataclass_fields__})
-    gain, value = decided.gain, decision.value
-    gains = {"low": gain.low, "estimate": gain.estimate, "high": gain.high}
-    low, high = (min(bounds) for bounds in zip(*((c.low, c.high) for c in decided.comparisons), strict=True))
+    known, value = facts["costs"], decision.value
+    decided_with = TuningCosts(**{name: known[name] for name in TuningCosts.__dataclass_fields__ if name in known})
+    found = [
+        _against(each, replace(decided_with, request_before=known["requests"][each.versus]), value)
+        for each in decided.comparisons
+    ]
+    worst = min(found, key=lambda one: one.net["estimate"]) if value is not None else None
+    shown = worst or next(one for one in found if one.versus == decided.gain.versus)
+    ratio = facts["cost_ratio"]
     money = MoneyReport(
-        versus=facts["guard_reference"],
-        tuning=costs.one_off,
+        currency=known["currency"],
+        versus=shown.versus,
+        tuning=decided_with.one_off,
         evaluation=known["evaluation"],
-        upkeep_per_month=costs.upkeep_per_month,
-        request_before=costs.request_before,
-        request_after=costs.request_after,
+        num_retrainings=decided_with.num_retrainings,
+        upkeep_per_month=decided_with.upkeep_per_month,
+        request_before=known["requests"][shown.versus],
+        request_after=decided_with.request_after,
         label_row=known["label_row"],
-        break_even=break_even(costs, value, gains),
-        net=net_worth(costs, value, gains),
-        assumptions=assumptions(decision, costs, low=low, high=high),
-        missing=_missing(decided, (forecasts or {}).get(gain.versus), known["label_row"]),
+        break_even=shown.break_even,
+        net=shown.net,
+        assumptions=assumptions(
+            decision,
+            decided_with,
+            decided.comparisons,
+            cost_ratio=CostRatio(ratio["low"], ratio["high"], shown.versus) if ratio else None,
+        ),
+        missing=_missing(decided, (forecasts or {}).get(decided.gain.versus), facts),
     )
     return {"gain_forecast": bands, "money": money}
 
 
-def _missing(decided: Decision, forecast: GainForecast | None, label_row: float | None) -> tuple[MissingRows, ...]:
-    """Rows to collect: those of the hold-out that decide, and train rows with the gain they would bring."""
+class _Against(NamedTuple):
+    """What tuning brings over one rival, at the ends of the gain and its estimate."""
 
-    def missing(part: str, purpose: str, rows: int, gain: Forecast | None = None) -> MissingRows:
+    versus: str
+    break_even: dict[str, float | None]
+    net: dict[str, float]
+
+
+def _against(gain: Comparison, costs: TuningCosts, value: ValueConfig | None) -> _Against:
+    """Gain and saving over the same rival."""
+    from metier.assess import break_even, net_worth
+
+    gains = {"low": gain.low, "estimate": gain.estimate, "high": gain.high}
+    return _Against(gain.versus, break_even(costs, value, gains), net_worth(costs, value, gains))
+
+
+def _missing(decided: Decision, forecast: GainForecast | None, facts: Mapping[str, Any]) -> tuple[MissingRows, ...]:
+    """Rows to collect: those of the hold-out where they decide, and train rows with the gain they would bring."""
+    label_row, found = facts["costs"]["label_row"], []
+
+    def missing(part: str, purpose: str, rows: int, gain: Forecast | None = None, groups: int | None = None) -> None:
         cost = None if label_row is None else rows * label_row
-        return MissingRows(part=part, purpose=purpose, rows=rows, cost=cost, gain=gain)
+        found.append(MissingRows(part=part, purpose=purpose, rows=rows, groups=groups, cost=cost, gain=gain))
 
-    found, needed = [], decided.rows_needed
-    if needed.to_collect is not None:
-        found.append(missing("hold-out", "decide", needed.to_collect - needed.num_rows))
-    if forecast is None:
-        return tuple(found)
-    double = round(DOUBLE * forecast.num_train)
-    for band in forecast.points:
-        more = band.num_train - forecast.num_train
-        if band.num_train == double:
-            found.append(missing("train", "double", more, band))
-        if band.num_train == decided.train_rows_needed:
-            found.append(missing("train", "reach_margin", more, band))
+    needed, (code, _, name) = decided.rows_needed, decided.verdict.reason.partition(":")
+    if code == "guard_unproven":
+        guard = next(each for each in decided.guards if each.name == name)
+        if guard.rows_needed is not None and guard.rows_needed > guard.num_rows:
+            missing("hold-out", "prove_guard", guard.rows_needed - guard.num_rows)
+    elif decided.verdict.outcome is Outcome.NEED_HOLDOUT_ROWS and code != "cost_unproven" and needed.to_collect:
+        more = needed.to_collect - needed.num_rows
+        missing("hold-out", "decide", more, groups=needed.groups(more) if needed.rows_per_group > 1 else None)
+    for band in forecast.points if forecast is not None else ():
+        more = band.num_train - max(forecast.num_train, facts["num_train_rows"]) if forecast else 0
+        if more > 0 and forecast and band.num_train == round(DOUBLE * forecast.num_train):
+            missing("train", "double", more, band)
+        if more > 0 and band.num_train == decided.train_rows_needed:
+            missing("train", "reach_margin", more, band)
     return tuple(found)

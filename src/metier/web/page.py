@@ -49,6 +49,7 @@ def render_report(report: Report) -> str:
         setting=sentences.setting_words,
         method=sentences.method_words,
         quantity=sentences.quantity_words,
+        size=worth_words.size,
     )
     page = templates.get_template("report.html").render(
         report=report,

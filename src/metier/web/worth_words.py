@@ -11,10 +11,10 @@ from math import floor, log10
 from types import MappingProxyType
 
 from metier.core.report import Assumption, Forecast, MissingRows, MoneyReport, Outcome, Report
-from metier.web.numbers import money, percent, points
+from metier.web.numbers import DASH, money, percent, points
 from metier.web.sentences import Line
 
-__all__ = ["forecast_lines", "missing_lines", "money_lines", "past_lines", "significant", "turn_lines"]
+__all__ = ["forecast_lines", "missing_lines", "money_lines", "past_lines", "significant", "size", "turn_lines"]
 
 _OUTCOMES: Mapping[Outcome, str] = MappingProxyType(
     {
@@ -38,7 +38,8 @@ _PURPOSES: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         ("hold-out", "decide"): "hold-out rows, to decide",
         ("train", "double"): "training rows, twice as many",
-        ("train", "reach_margin"): "training rows, to reach what was asked for",
+        ("train", "reach_margin"): "training rows, for the upper end of the band to reach what was asked for",
+        ("hold-out", "prove_guard"): "hold-out rows that the unproven guard watches",
     }
 )
 
@@ -52,26 +53,40 @@ def significant(value: float, digits: int = 3) -> str:
     return shown.rstrip("0").rstrip(".") if places > 0 else shown
 
 
+def size(num_weights: int | None) -> str:
+    """The size of a model as people say it: 135M, 1.7B; a dash where there is none or it is not known."""
+    if num_weights is None:
+        return DASH
+    for unit, one in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if num_weights >= one:
+            return f"{significant(num_weights / one)}{unit}"
+    return str(num_weights)
+
+
 def money_lines(report: Report) -> list[Line]:
     """What tuning costs and brings; empty where the report holds no money."""
-    found, currency = report.money, report.prices[0].currency
+    found = report.money
     if found is None:
         return []
 
     def amount(value: float | None) -> str:
-        return money(value, currency)
+        return money(value, found.currency)
 
-    lines = [Line("the tuning, once", amount(found.tuning)), Line("measuring around it", amount(found.evaluation))]
+    lines = [Line("one tuning", amount(found.tuning)), Line("measuring around it", amount(found.evaluation))]
+    if found.num_retrainings:
+        again = found.num_retrainings * (found.tuning + found.evaluation)
+        lines.append(Line(f"{found.num_retrainings} more tunings within the horizon, each measured", amount(again)))
     if found.upkeep_per_month:
-        lines.append(Line("upkeep and retraining, a month", amount(found.upkeep_per_month)))
+        lines.append(Line("upkeep, a month", amount(found.upkeep_per_month)))
     lines.append(Line("1,000 requests, tuned", amount(1000 * found.request_after)))
     lines.append(Line(f"1,000 requests, {found.versus}", amount(1000 * found.request_before)))
-    row = "no price: set label_minute in [price]" if found.label_row is None else amount(found.label_row)
+    none = "no price was set in [price] label_minute before the look"
+    row = none if found.label_row is None else amount(found.label_row)
     lines.append(Line("one more row, a person's time", row))
     if found.break_even:
-        lines.append(Line("requests a month from which it pays", _break_even(found)))
+        lines.append(Line(f"requests a month from which it pays, over {found.versus}", _break_even(found)))
         low, middle, high = (amount(found.net[name]) for name in ("low", "estimate", "high"))
-        lines.append(Line("left at the declared volume", f"{middle} ({low} to {high})"))
+        lines.append(Line(f"left at the declared volume, over {found.versus}", f"{middle} ({low} to {high})"))
     else:
         lines.append(Line("what a right reply is worth", "not declared: [decision.value] turns gain into money"))
     return lines
@@ -83,8 +98,10 @@ def _break_even(found: MoneyReport) -> str:
     middle, least, most = ("at no volume" if end is None else significant(end) for end in ends)
     if ends[1] is None:
         return middle
+    if ends[0] is None:
+        return f"at no volume; at the upper end of the gain {least}"
     if ends[2] is None:
-        return f"{middle} (from {least}; at no volume at the lower end of the gain)"
+        return f"{middle} ({least} to no volume at all)"
     return f"{middle} ({least} to {most})"
 
 
@@ -103,12 +120,12 @@ def _shown(name: str, report: Report) -> Callable[[float], str]:
     if name in ("margin", "limit"):
         return lambda value: f"{100 * value:.1f}"
     if name in ("worth", "tuning_cost"):
-        return lambda value: money(value, report.prices[0].currency)
+        return lambda value: money(value, report.money.currency if report.money else "")
     return significant
 
 
 def _zones(assumption: Assumption, report: Report) -> str:
-    """The outcomes in words, what speaks for tuning first."""
+    """The outcomes in words, smallest values first."""
     show, zones = _shown(assumption.name, report), assumption.zones
     if len(zones) == 1:
         return f"{_OUTCOMES[zones[0].outcome]} at every value"
@@ -132,9 +149,10 @@ def missing_lines(report: Report) -> list[tuple[str, str, str, str]]:
 
 
 def _missing(each: MissingRows, report: Report) -> tuple[str, str, str, str]:
-    cost = "not priced" if each.cost is None else money(each.cost, report.prices[0].currency)
+    cost = "not priced" if each.cost is None or report.money is None else money(each.cost, report.money.currency)
     brings = "a decision" if each.gain is None else f"a gain of {_band(each.gain)} over {report.gain.versus}"
-    return _PURPOSES[each.part, each.purpose], f"{each.rows:,}", cost, brings
+    rows = f"{each.rows:,}" if each.groups is None else f"{each.groups:,} groups ({each.rows:,} rows)"
+    return _PURPOSES[each.part, each.purpose], rows, cost, brings
 
 
 def _band(gain: Forecast) -> str:
