@@ -67,6 +67,6 @@ def test_another_model_is_booked_at_the_times_it_is_as_large() -> None:
     work = SimpleNamespace(num_dev=50, num_holdout=150, prompt_tokens=size, prefix_tokens=size, gold_tokens=5.0)
     speeds = SimpleNamespace(measured_s=3.0, base_reply_tokens=5.0, single_s=lambda *_: 1.0, batch_s=lambda **_: 2.0)
     own, other = ArmConfig(kind="prompt"), ArmConfig(kind="prompt", name="larger", base="larger")
-    found = [fixed_seconds([arm], work, speeds, None, {"larger": 3.0}) for arm in (own, other)]  # type: ignore[arg-type]
+    found = [fixed_seconds([arm], work, speeds, None, {"larger": 3.0}) for arm in (own, other)]  # type: ignore[arg-type]  # what is read of them stands there
     for part in ("arms", "latency", "hold-out"):
         assert found[1][part] == pytest.approx(3 * found[0][part]) and found[0][part] > 0
