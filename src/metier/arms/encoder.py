@@ -1,7 +1,6 @@
 """The tuned encoder: all layers of a small sentence model and a linear head over labels; its settings chosen on dev.
 
-No language model. Tunes in minutes on a processor and answers in about ten milliseconds; where it is as good, the
-label needs no language model.
+No language model: where it is as good, the label needs none.
 """
 
 from __future__ import annotations
