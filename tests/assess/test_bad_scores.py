@@ -137,3 +137,12 @@ def test_a_forecast_without_an_upper_end_promises_nothing() -> None:
 def test_an_error_rate_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match="alpha_this_look is nan"):
         decide(DecisionConfig(margin=0.03), GOOD, alpha_this_look=math.nan)
+
+
+def test_few_groups_that_nearly_all_differ_have_a_spread_of_their_own() -> None:
+    rng = np.random.default_rng(5)
+    tuned, rival = (rng.random(60) * 0.3 + level for level in (0.5, 0.4))
+    groups = np.arange(60) // 10
+    found = answer(of(tuned, rival, groups)).gain
+    assert (found.method, found.num_groups) == ("cr2_t", 6)
+    assert found.high - found.low < 0.2

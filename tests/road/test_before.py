@@ -143,12 +143,12 @@ def test_a_pilot_whose_forecast_stays_below_the_margin_says_not_yet_and_one_that
         "tuned on 64 rows it scores 0.300; on all 256 it is forecast at 0.300 to 0.450 (80 %), while prompt scores 0.362 "
         "or more: not even the upper end lies 0.1 above it. Collect rows, or change the base."
     )
-    open_still = replace(found, pilot=pilot(0.46))
+    open_still = replace(found, pilot=pilot(0.47))
     assert open_still.problems == []
-    assert "tuned: 0.200 on 16 rows, 0.250 on 32 rows, 0.300 on 64 rows; on all 256 forecast 0.300 to 0.460 (80 %)" in (
+    assert "tuned: 0.200 on 16 rows, 0.250 on 32 rows, 0.300 on 64 rows; on all 256 forecast 0.300 to 0.470 (80 %)" in (
         open_still.as_text()
     )
-    assert open_still.as_json()["pilot"]["forecast"]["high"] == 0.46
+    assert open_still.as_json()["pilot"]["forecast"]["high"] == 0.47
 
 
 def test_the_label_ceiling_takes_the_place_of_a_score_of_one() -> None:
