@@ -20,9 +20,9 @@ PROBE_ROWS = 64
 PROBE_PASSES = 2
 SINGLE_ROWS = 6
 LOGISTIC_STEPS = 300
-"""Steps of the solver for the weakest regularisation on embeddings of 800 rows in 77 classes."""
+"""Steps the solver is taken to need for the weakest regularisation: an estimate, not timed."""
 LOGISTIC_FLOP_S = 1e10
-"""Floating-point operations a second of that solver: small products in double precision."""
+"""Floating-point operations a second it is taken to do, in small products of double precision: an estimate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
