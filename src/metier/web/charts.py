@@ -35,11 +35,22 @@ def dev_curve(report: Report) -> dict[str, Any] | None:
     }
 
 
-CURVE_WIDTH, CURVE_HEIGHT = 300.0, 120.0
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 322.0, 8.0, 122.0
+"""Where the drawing lies in a box of 340 x 150; its axes are named beside and below it."""
+
+
+def _across(share: float) -> str:
+    """A place from left to right, 0-1."""
+    return f"{LEFT + (RIGHT - LEFT) * share:.1f}"
+
+
+def _down(share: float) -> str:
+    """A place from the bottom to the top, 0-1."""
+    return f"{BOTTOM - (BOTTOM - TOP) * share:.1f}"
 
 
 def learning_curve(report: Report) -> dict[str, Any] | None:
-    """Dev scores over train rows with the forecast band as SVG in a 300 x 120 box, and a table; None without points."""
+    """Dev scores over train rows with the forecast band as SVG in a 340 x 150 box, and a table; None without points."""
     if not report.curve:
         return None
     rows = sorted({point.num_train for point in report.curve})
@@ -48,16 +59,17 @@ def learning_curve(report: Report) -> dict[str, Any] | None:
     left, right = math.log(rows[0]), math.log(max([rows[-1], *(each.num_train for each in report.forecast)]))
     low, high = min([*scores, *lows]), max([*scores, *highs])
 
-    def at(num_train: int, score: float) -> tuple[float, float]:
-        x = 5 + (CURVE_WIDTH - 10) * (math.log(num_train) - left) / ((right - left) or 1.0)
-        return x, 5 + (CURVE_HEIGHT - 10) * (high - score) / ((high - low) or 1.0)
+    def at(num_train: int, score: float) -> tuple[str, str]:
+        share = (math.log(num_train) - left) / ((right - left) or 1.0)
+        return _across(share), _down((score - low) / ((high - low) or 1.0))
 
     last = [point.score for point in report.curve if point.num_train == rows[-1]]
     top = [(rows[-1], max(last)), *((each.num_train, each.high) for each in report.forecast)]
     bottom = [(rows[-1], min(last)), *((each.num_train, each.low) for each in report.forecast)]
     return {
-        "points": [tuple(f"{value:.1f}" for value in at(point.num_train, point.score)) for point in report.curve],
-        "band": " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*each) for each in [*top, *bottom[::-1]])),
+        "points": [at(point.num_train, point.score) for point in report.curve],
+        "band": " ".join(f"{x},{y}" for x, y in (at(*each) for each in [*top, *bottom[::-1]])),
+        "ends": {"low": low, "high": high, "first": rows[0], "last": round(math.exp(right))},
         "table": [
             {"rows": num, "scores": [point.score for point in report.curve if point.num_train == num]} for num in rows
         ],
@@ -67,7 +79,7 @@ def learning_curve(report: Report) -> dict[str, Any] | None:
 
 
 def frontier(report: Report) -> dict[str, Any] | None:
-    """Score over cost of every arm that ran, in a 300 x 120 box, and which are beaten in both; None below two arms.
+    """Score over cost of every arm that ran, in a 340 x 150 box, and which are beaten in both; None below two arms.
 
     Costs are on a logarithmic axis; arms that cost nothing measurable stand at its left end.
     """
@@ -78,26 +90,22 @@ def frontier(report: Report) -> dict[str, Any] | None:
     least = min([cost for cost in costs if cost > 0], default=1.0)
     places = [math.log(max(cost, least / 2)) for cost in costs]
     span = (max(places) - min(places)) or 1.0
-
-    def height(score: float) -> str:
-        return f"{5 + (CURVE_HEIGHT - 10) * (1 - score):.1f}"
-
     lines: list[dict[str, Any]] = []
     for arm, place in zip(ran, places, strict=True):
         lines.append(
             {
                 "arm": arm,
-                "x": f"{8 + (CURVE_WIDTH - 24) * (place - min(places)) / span:.1f}",
-                "y": height(arm.score or 0.0),
-                "top": height(arm.high if arm.high is not None else arm.score or 0.0),
-                "bottom": height(arm.low if arm.low is not None else arm.score or 0.0),
+                "x": _across(0.04 + 0.92 * (place - min(places)) / span),
+                "y": _down(arm.score or 0.0),
+                "top": _down(arm.high if arm.high is not None else arm.score or 0.0),
+                "bottom": _down(arm.low if arm.low is not None else arm.score or 0.0),
                 "beaten_by": _beaten_by(arm, ran),
             }
         )
     lines.sort(key=lambda line: line["arm"].cost_per_1k_requests or 0.0)
     for number, line in enumerate(lines, start=1):
         line["number"] = number
-    return {"lines": lines}
+    return {"lines": lines, "grid": [(_down(share), f"{100 * share:g} %") for share in (0.0, 0.5, 1.0)]}
 
 
 def _beaten_by(arm: ArmReport, others: list[ArmReport]) -> str:
