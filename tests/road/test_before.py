@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from metier.core.arm_config import ArmConfig
 from metier.core.errors import ConfigError, DataError, GateClosed
 from metier.core.report import CurvePoint, Forecast
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.core.votes import Estimate
-from metier.road.assess import Assessed, _assessed
-from metier.road.curve import Pilot
+from metier.road.assess import Assessed, _assessed, _has_room
+from metier.road.curve import Pilot, pilot_minutes
 from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
 
@@ -183,3 +184,23 @@ def test_money_before_the_spend_by_hand() -> None:
     # Once more within 10 months: the tuning, 1.00, and 20 minutes of measuring, 2.00; the curve is left out.
     monthly = replace(VALUE, upkeep_per_month=0.01, retrain_months=5.0)
     assert assessed(DecisionConfig(value=monthly), HALF).margin == pytest.approx((1 + 3 + 0.1) / 10 / 100 / 0.01)
+
+
+@pytest.mark.parametrize(("budget", "room"), [(60.0, True), (20.0, False)])
+def test_a_pilot_that_the_budget_has_no_room_for_is_not_begun_and_said(budget: float, room: bool) -> None:
+    """7/16 of 10 minutes of tuning, and three dev scores of 50 of 150 rows, a third of 300 s of one arm each."""
+    arms = (ArmConfig(kind="prompt"), ArmConfig(kind="small"), ArmConfig(kind="tuned"))
+    config: Any = SimpleNamespace(arm=arms, budget=SimpleNamespace(minutes=budget))
+    plan: Any = SimpleNamespace(
+        predictions={"tune_minutes": (TUNE_MINUTES, 7.0, 13.0)}, predicted_s={"hold-out": 600.0}
+    )
+    assert pilot_minutes(config, plan, num_dev=50, num_holdout=150) == pytest.approx(7 / 16 * 10 + 3 * 100 / 60)
+    said: list[str] = []
+    progress = SimpleNamespace(say=said.append)
+    session: Any = SimpleNamespace(config=config, progress=progress, stages={"arms": SimpleNamespace(seconds=900.0)})
+    parts: Any = SimpleNamespace(dev=[None] * 50, num_holdout=150)
+    assert _has_room(session, parts, plan) is room
+    assert said == [] or said[0].startswith(
+        "no pilot: tuning on up to a quarter of the rows would take 9.4 minutes, and"
+    )
+    assert bool(said) is not room

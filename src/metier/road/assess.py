@@ -23,11 +23,12 @@ from metier.road.cost import (
     require_affordable,
     tuning_costs,
 )
-from metier.road.curve import Pilot, run_pilot
+from metier.road.curve import Pilot, pilot_minutes, run_pilot
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher, minutes_text
+from metier.road.rehearsal import require_room
 from metier.road.run import open_session
 from metier.road.session import Session
 from metier.road.trials import FittedTrial, fit_untuned
@@ -207,15 +208,33 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
     with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
         parts = cut_rows(session, read_and_check(session))
         plan = make_plan(session, parts)
+        require_room(session, plan)
         minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
         require_affordable(minutes, config.budget, config.price, bought=bought)
         by_label = all(row.target.kind is TargetKind.LABEL for row in parts.dev)  # else votes bound no score
         annotators = annotators_of(session, parts) if by_label else None
         ceiling = None if annotators is None else label_ceiling(annotators)
         found = _assessed(session, parts, plan, fit_untuned(session, parts, plan), ceiling=ceiling, bought=bought)
-        if found.answer == "go":  # else it is clear, and a pilot would cost what it cannot change
+        if found.answer == "go" and _has_room(session, parts, plan):  # else it is clear, or there is no time
             found = replace(found, pilot=run_pilot(session, parts, Tuning(session, parts, plan)))
-        return replace(found, spent_minutes=sum(stage.seconds for stage in session.stages.values()) / 60)
+        return replace(found, spent_minutes=spent_minutes(session))
+
+
+def spent_minutes(session: Session) -> float:
+    """Minutes of every stage so far."""
+    return sum(stage.seconds for stage in session.stages.values()) / 60
+
+
+def _has_room(session: Session, parts: Parts, plan: Plan) -> bool:
+    """Whether the pilot fits into what `[budget] minutes` leaves; where not, that is said."""
+    minutes = pilot_minutes(session.config, plan, num_dev=len(parts.dev), num_holdout=parts.num_holdout)
+    left = session.config.budget.minutes - spent_minutes(session)
+    if minutes > left:
+        session.progress.say(
+            f"no pilot: tuning on up to a quarter of the rows would take {minutes_text(minutes)}, and [budget] minutes "
+            f"leaves {minutes_text(max(0.0, left))}."
+        )
+    return minutes <= left
 
 
 def _assessed(

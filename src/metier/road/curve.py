@@ -18,12 +18,13 @@ import numpy as np
 
 from metier.arms.replier import with_instruction
 from metier.core.folders import read_json, write_json
+from metier.core.project_file import ProjectConfig
 from metier.core.report import CurvePoint, Forecast
 from metier.core.rows import Row
 from metier.core.seeds import derived_seed, generator
 from metier.core.trials import Arm, Reply
 from metier.road.cut import Parts
-from metier.road.plan import Plan
+from metier.road.plan import Plan, dev_score_seconds
 from metier.road.rendered import instruction_text
 from metier.road.session import Session
 from metier.road.trials import arm_recipe
@@ -32,7 +33,7 @@ from metier.road.tuning import RUN_NAME, Tuning
 if TYPE_CHECKING:
     from metier.assess import CurveFit
 
-__all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "run_pilot"]
+__all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "pilot_minutes", "run_pilot"]
 
 CURVE_VERSION = 1
 QUICK_KINDS = ("small", "template")
@@ -169,6 +170,12 @@ class Pilot:
     points: tuple[CurvePoint, ...]
     forecast: Forecast
     """Score of the tuning on all rows, on as many new rows as the hold-out has."""
+
+
+def pilot_minutes(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: int) -> float:
+    """What the pilot takes: its parts of the tuning, and a dev score of each."""
+    scored_s = dev_score_seconds(config, plan, num_dev=num_dev, num_holdout=num_holdout)
+    return sum(PILOT_FRACTIONS) * plan.predictions["tune_minutes"][0] + len(PILOT_FRACTIONS) * scored_s / 60
 
 
 def run_pilot(session: Session, parts: Parts, tuning: Tuning) -> Pilot | None:

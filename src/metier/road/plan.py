@@ -251,8 +251,7 @@ def with_curve(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: 
     fractions, seconds = config.curve.fractions, plan.predicted_s
     if not fractions:
         return plan
-    num_arms = sum(arm.kind not in (*NO_MODEL_KINDS, "endpoint") for arm in config.arm)
-    scored_s = seconds["hold-out"] / num_arms * num_dev / num_holdout
+    scored_s = dev_score_seconds(config, plan, num_dev=num_dev, num_holdout=num_holdout)
     chain_s = sum(fractions) * seconds["tune"] + len(fractions) * scored_s
     left_s = SPARE * 60 * config.budget.minutes - sum(seconds.values()) - scored_s  # the whole run is scored too
     chains = curve_chains(config, chain_s=chain_s, left_s=left_s)
@@ -265,6 +264,12 @@ def with_curve(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: 
         predictions={**plan.predictions, "run_minutes": _range(run_minutes, 0.30)},
         predicted_s={**seconds, "curve": added_s},
     )
+
+
+def dev_score_seconds(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: int) -> float:
+    """Seconds to answer all dev rows once with a tuned model, from what the hold-out is taken to need."""
+    num_arms = sum(arm.kind not in (*NO_MODEL_KINDS, "endpoint") for arm in config.arm)
+    return plan.predicted_s["hold-out"] / num_arms * num_dev / num_holdout
 
 
 def curve_chains(config: ProjectConfig, *, chain_s: float, left_s: float) -> int:
