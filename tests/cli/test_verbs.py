@@ -139,7 +139,7 @@ def test_assess_says_what_is_missing_before_the_spend(fresh: Path) -> None:
     assert ran.code == 3, "small already scores 1.000: nothing is left to gain"
     found = ran.json
     assert (found["go"], found["best"], found["headroom"]) == (False, "small", 0.0)
-    assert found["problems"][0] == "small already scores 1.000: a gain of 0.3 does not fit below 1."
+    assert found["problems"][0] == "small already scores 1.000 (0.859 or more): a gain of 0.3 does not fit below 1."
     assert "look_opened" not in events_of(fresh)
     assert not (fresh / ".metier/stages/tune").exists()
 

@@ -17,10 +17,13 @@ WORDINGS = {"one": "# Our rules\nBe kind."}
 
 def recipe(kind: str, instruction: str | None, wordings: dict[str, str]) -> FewShotArm | RetrievalArm:
     """The recipe of an arm, from a session without a model."""
-    session = SimpleNamespace(grader=None, handle=None, wordings=wordings, replier=lambda _handle, _golds: None)
+    rendered = SimpleNamespace(golds=[])
+    session = SimpleNamespace(
+        grader=None, handle=None, wordings=wordings, rendered=rendered, replier=lambda _handle, _golds: None
+    )
     config = ArmConfig(kind=kind, instruction=instruction)  # type: ignore[arg-type]  # names of the tables below
     plan: Any = SimpleNamespace(few_shot_k=(1,), retrieval_k=(1,))
-    found = arm_recipe(cast("Session", session), config, plan, [])
+    found = arm_recipe(cast("Session", session), config, plan, cast("Any", None))
     assert isinstance(found, FewShotArm | RetrievalArm)
     return found
 
