@@ -5,14 +5,13 @@ No language model: where it is as good, the label needs none.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
-from metier.arms.replier import text_fingerprint
+from metier.arms.replier import text_fingerprint, without_model
 from metier.core.errors import DataError, StoreError
 from metier.core.folders import write_bytes
 from metier.core.hashing import merkle_root, sha256_hex
@@ -124,10 +123,11 @@ class FittedEncoder:
 
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One label per row; no language-model tokens are used."""
-        start = time.perf_counter()
-        labels = self.network.labels_of([row.prompt_text for row in rows])
-        seconds = time.perf_counter() - start
-        return [_reply(label, seconds) for label in labels]
+        return without_model(self._labels, rows)
+
+    def _labels(self, rows: Sequence[Row]) -> list[str]:
+        """The label of every row."""
+        return self.network.labels_of([row.prompt_text for row in rows])
 
     def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
         """One label per row, one request at a time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -143,6 +143,14 @@ def needs_of_examples(
     shown = [shortest_example(train)]
     fits = all(replier.fits(with_instruction(row, instruction, shown), row) for row in dev)
     return None if fits else SkipReason.PROMPT_TOO_LONG
+
+
+def without_model(answer: Callable[[Sequence[Row]], Sequence[str]], rows: Sequence[Row]) -> list[Reply]:
+    """Replies of an arm without a language model: no tokens, and the seconds all of the rows took together."""
+    start = time.perf_counter()
+    texts = answer(rows)
+    seconds = time.perf_counter() - start
+    return [Reply(text=text, tokens_in=0, tokens_out=0, seconds=seconds) for text in texts]
 
 
 def text_fingerprint(*parts: str) -> str:

@@ -8,7 +8,6 @@ language model is needed.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
 from metier.arms.nearest import MEANING, Near, NearestRows, reader_of
-from metier.arms.replier import text_fingerprint
+from metier.arms.replier import text_fingerprint, without_model
 from metier.arms.slots import fewest_open, masked, number_gap
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row, TargetKind
@@ -103,10 +102,7 @@ class FittedSmall:
 
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row; no language-model tokens are used."""
-        start = time.perf_counter()
-        texts = self.answer(rows)
-        seconds = time.perf_counter() - start
-        return [Reply(text=text, tokens_in=0, tokens_out=0, seconds=seconds) for text in texts]
+        return without_model(self.answer, rows)
 
     def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
         """One reply per row, one request at a time."""

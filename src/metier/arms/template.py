@@ -5,7 +5,6 @@ No language model. Where people answer with a handful of standard replies, choos
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
 from metier.arms.nearest import NearestRows
-from metier.arms.replier import text_fingerprint
+from metier.arms.replier import text_fingerprint, without_model
 from metier.arms.slots import fewest_open, masked
 from metier.core.hashing import merkle_root
 from metier.core.rows import Row, TargetKind
@@ -106,10 +105,7 @@ class FittedTemplates:
 
     def reply(self, rows: Sequence[Row]) -> list[Reply]:
         """One reply per row; no language-model tokens are used."""
-        start = time.perf_counter()
-        texts = self.answer(rows)
-        seconds = time.perf_counter() - start
-        return [Reply(text=text, tokens_in=0, tokens_out=0, seconds=seconds) for text in texts]
+        return without_model(self.answer, rows)
 
     def reply_each(self, rows: Sequence[Row]) -> Iterator[Reply]:
         """One reply per row, one request at a time."""

@@ -19,12 +19,11 @@ from metier.assess.value import (
     resolved_question,
     value_margin,
 )
-from metier.assess.wanted import wanted_trials
 
 __all__ = [
     "MAX_TIMES", "CostRatio", "CurveFit", "Decision", "GainForecast", "GuardScores", "LookGrant", "LookKind",
     "PastLook", "RetrainSpread", "RowsNeeded", "ScoreTable", "TuningCosts", "assess_guards", "assumptions",
     "break_even", "break_even_requests", "cross_checks", "decide", "fit_curve", "fixed_per_request", "flat_p_value",
     "forecasts", "gain_bound", "net_worth", "next_look", "planned_gain", "resolved_question",
-    "retrain_spread", "value_margin", "verdict_sentence", "wanted_trials",
+    "retrain_spread", "value_margin", "verdict_sentence",
 ]  # fmt: skip

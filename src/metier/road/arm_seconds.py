@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from metier.arms.choosing import FINALISTS, SCREEN_ROWS
 from metier.arms.encoder import SETTINGS
 from metier.core.arm_config import NO_MODEL_KINDS, TUNED_KINDS, ArmConfig, EndpointConfig
 from metier.road.calibrate import Speeds, Workload
@@ -12,8 +13,6 @@ from metier.road.sentence_speeds import SentenceSpeeds, reads_sentences
 
 __all__ = ["fixed_seconds"]
 
-SCREEN_ROWS = 12
-FINALISTS = 2
 LATENCY_ROWS = 40
 CANDIDATES = {"prompt": 3, "few_shot": 9, "retrieval": 3, "tuned": 0, "tuned_retrieval": 3}
 """What an arm tries on dev with three values of k."""

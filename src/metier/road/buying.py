@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from metier.arms import EndpointReplier, PromptArm
+from metier.arms.choosing import FINALISTS, SCREEN_ROWS
 from metier.arms.replier import with_instruction
 from metier.core.arm_config import ArmConfig, EndpointConfig
 from metier.core.errors import GateClosed, counted
-from metier.road.arm_seconds import FINALISTS, SCREEN_ROWS
 from metier.road.cut import Parts
 from metier.road.rendered import render_parts
 from metier.road.session import Session, max_reply_tokens

@@ -1,4 +1,4 @@
-"""Margins from money, break-even volumes, and the trials that are still to be run."""
+"""Margins from money, and break-even volumes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,9 @@ from metier.assess import (
     planned_gain,
     resolved_question,
     value_margin,
-    wanted_trials,
 )
-from metier.core.arm_config import ArmConfig
 from metier.core.errors import ConfigError
-from metier.core.project_file import ProjectConfig
-from metier.core.settings import DataConfig, DecisionConfig, ProjectTable, ValueConfig
-from metier.core.trials import Purpose, Trial, TrialResult
+from metier.core.settings import DecisionConfig, ValueConfig
 
 COSTS = TuningCosts(one_off=120.0, upkeep_per_month=0.0, request_before=0.002, request_after=0.001)
 
@@ -54,31 +50,6 @@ def test_break_even_volume_by_hand_and_never() -> None:
     # 10 a month / (.001 + .5 x .018) = 1000 requests: the inverse of the margin above
     assert break_even_requests(COSTS, worth=0.5, gain_low=0.018, horizon_months=12) == pytest.approx(1000)
     assert break_even_requests(COSTS, worth=0.5, gain_low=-0.002, horizon_months=12) is None
-
-
-def test_every_arm_without_a_final_trial_is_wanted_once() -> None:
-    config = ProjectConfig(
-        project=ProjectTable(name="desk", seed=3),
-        data=DataConfig(files=("rows.jsonl",)),
-        decision=DecisionConfig(margin=0.03),
-        arm=(ArmConfig(kind="prompt"), ArmConfig(kind="few_shot", name="shots"), ArmConfig(kind="tuned")),
-    )
-    wanted = wanted_trials(config, [])
-    assert [t.arm for t in wanted] == ["prompt", "shots", "tuned"]
-    assert {(t.fraction, t.purpose) for t in wanted} == {(1.0, Purpose.FINAL)}
-    assert wanted == wanted_trials(config, [])
-    assert len({t.train_seed for t in wanted}) == 3
-
-    def result(trial: Trial) -> TrialResult:
-        return TrialResult(trial=trial, scores_dev=(1.0,), usage={}, minutes=1.0)
-
-    done = [result(wanted[0])]
-    assert [t.arm for t in wanted_trials(config, done)] == ["shots", "tuned"]
-    searched = Trial(
-        arm="shots", base=config.base.name, fraction=1.0, chain_seed=0, train_seed=0, purpose=Purpose.SEARCH
-    )
-    assert [t.arm for t in wanted_trials(config, [*done, result(searched)])] == ["shots", "tuned"]
-    assert wanted_trials(config, [result(t) for t in wanted]) == []
 
 
 def test_the_tuning_is_spread_over_the_declared_requests() -> None:
