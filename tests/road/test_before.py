@@ -135,7 +135,7 @@ def test_a_pilot_whose_forecast_stays_below_the_margin_says_not_yet_and_one_that
     )
 
     def pilot(high: float) -> Pilot:
-        return Pilot(points=points, forecast=Forecast(num_train=256, low=0.3, high=high, level=0.8))
+        return Pilot(points=points, forecast=Forecast(num_train=256, low=0.3, high=high, level=0.8), expected=0.3)
 
     # .5 on 20 rows: Wilson's 80 % interval reaches down to .3623.
     assert found.best_low == pytest.approx(0.3623, abs=1e-4)

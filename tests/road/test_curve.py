@@ -190,6 +190,45 @@ def test_assess_tries_a_quarter_of_the_rows_and_a_run_finds_the_parts_done(
     assert ran.code == 0, ran.err
     assert {path: path.stat().st_mtime_ns for path in times} == times, "no part was tuned again"
     assert [point["num_train"] for point in ran.json["curve"]] == [17, 34, 17, 34, 136]
+    told = ran.json["past_predictions"]
+    within = pilot["forecast"]["low"] <= arm_score(ran.json, "tuned") <= pilot["forecast"]["high"]
+    assert told == {"tuned_score": {"runs": 1, "within": int(within), **ratio(ran.json, pilot["expected"])}}
+
+
+def arm_score(report: dict[str, Any], name: str) -> float:
+    (score,) = (arm["score"] for arm in report["arms"] if arm["name"] == name)
+    return float(score)
+
+
+def ratio(report: dict[str, Any], expected: float) -> dict[str, float]:
+    """What is told of a single forecast: what came over what was expected, where that was not nothing."""
+    return {"median_ratio": pytest.approx(arm_score(report, "tuned") / expected)} if expected else {}
+
+
+def test_a_run_on_more_rows_is_held_against_what_the_curve_of_fewer_had_forecast(
+    tmp_path: Path, cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METIER_CACHE", str(cache_dir))
+    project_dir = write_project(tmp_path / "project", text=NO_SMALL, num_rows=100)
+    with one_core():
+        first = metier("run", "-C", project_dir, "--json")
+        assert first.code == 0, first.err
+        assert "tuned_score" not in first.json["past_predictions"]
+        another = NO_SMALL.replace("margin = 0.1", "margin = 0.09")  # the newest rows are another hold-out
+        write_project(project_dir, text=another, num_rows=160)
+        second = metier("run", "-C", project_dir, "--json")
+        assert second.code == 0, second.err
+        again = metier("run", "-C", project_dir, "--json", "--set", "price.machine_hour=3")
+    fit = fit_curve([CurvePoint(**point) for point in first.json["curve"]], num_dev=10)
+    rows = max(point["num_train"] for point in second.json["curve"])
+    assert fit.num_train < rows <= 4 * fit.num_train
+    low, expected, high = (fit.quantile(rows, at, num_rows=24) for at in (0.1, 0.5, 0.9))
+    within = low <= arm_score(second.json, "tuned") <= high
+    assert second.json["past_predictions"]["tuned_score"] == {
+        "runs": 1, "within": int(within), **ratio(second.json, expected)
+    }  # fmt: skip
+    assert again.code == 0, again.err
+    assert again.json["past_predictions"]["tuned_score"] == second.json["past_predictions"]["tuned_score"], "once"
 
 
 def test_a_report_whose_curve_rises_verifies_and_holds_the_band_of_every_gain(

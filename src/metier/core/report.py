@@ -274,7 +274,8 @@ class Report:
     money: MoneyReport | None = None
     past_predictions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Predictions of earlier runs of this project, by quantity: runs, within (their range), median_ratio (of what
-    happened to the prediction)."""
+    happened to the prediction; absent where 0 was predicted). `tuned_score` was forecast from fewer rows, by a pilot
+    or a curve."""
     guards: tuple[GuardReport, ...] = ()
     schema_version: int = REPORT_SCHEMA_VERSION
 

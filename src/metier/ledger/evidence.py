@@ -86,6 +86,11 @@ def before_look(ledger: Ledger, look_id: str) -> BeforeLook | None:
     return BeforeLook(facts=found[-1].body["facts"], seq=found[-1].seq, at=found[-1].at) if found else None
 
 
+def facts_of_looks(ledger: Ledger) -> dict[str, dict[str, Any]]:  # Any: JSON values
+    """What was last recorded for every look, by its id, the first prepared first."""
+    return {entry.body["look"]: entry.body["facts"] for entry in ledger.events(kind=PREPARED)}
+
+
 def first_opened(ledger: Ledger, look_id: str) -> int | None:
     """Number of the event that opened a look first; None when it never was."""
     return next((entry.seq for entry in ledger.events(kind="look_opened") if entry.body["look"] == look_id), None)

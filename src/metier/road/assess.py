@@ -26,6 +26,7 @@ from metier.road.cost import (
 from metier.road.curve import Pilot, pilot_minutes, run_pilot
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
+from metier.road.past import record_pilot
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher, minutes_text
 from metier.road.rehearsal import require_room
@@ -216,7 +217,10 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         ceiling = None if annotators is None else label_ceiling(annotators)
         found = _assessed(session, parts, plan, fit_untuned(session, parts, plan), ceiling=ceiling, bought=bought)
         if found.answer == "go" and _has_room(session, parts, plan):  # else it is clear, or there is no time
-            found = replace(found, pilot=run_pilot(session, parts, Tuning(session, parts, plan)))
+            tuning = Tuning(session, parts, plan)
+            found = replace(found, pilot=run_pilot(session, parts, tuning))
+            if found.pilot is not None:
+                record_pilot(session, tuning, found.pilot)
         return replace(found, spent_minutes=spent_minutes(session))
 
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from metier.core.arm_config import NO_MODEL_KINDS, TUNED_KINDS
 from metier.core.errors import ConfigError
-from metier.core.hashing import value_hash
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
 from metier.road.annotators import every_vote
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from metier.assess import TuningCosts
     from metier.ledger import BeforeLook
 
-__all__ = ["Measured", "build_report", "fix_before_look", "past_predictions", "plan_entries", "recorded_before"]
+__all__ = ["Measured", "build_report", "fix_before_look", "plan_entries", "recorded_before"]
 
 NUM_EXAMPLES = 3
 EXAMPLE_CHARACTERS = 1200
@@ -253,24 +252,6 @@ def _examples(parts: Parts, trials: Sequence[FittedTrial]) -> tuple[ExampleRepor
             )
         )
     return tuple(found)
-
-
-def past_predictions(session: Session, sealed: Sealed) -> dict[str, dict[str, float]]:
-    """How good the predictions of earlier runs were, by quantity; a run that was killed is no earlier one of itself."""
-    from metier.ledger import scored_predictions
-
-    scored: dict[str, dict[float, Any]] = {}  # Any: ledger predictions with what happened
-    for one in scored_predictions(session.ledger, but=(sealed.split_id, value_hash(asdict(session.config)))):
-        if one.predicted:  # a report written anew tells of the same prediction again: it counts once
-            scored.setdefault(one.quantity, {})[one.predicted] = one
-    return {
-        quantity: {
-            "runs": float(len(found)),
-            "within": float(sum(one.low <= one.actual <= one.high for one in found.values())),
-            "median_ratio": float(np.median([one.actual / one.predicted for one in found.values()])),
-        }
-        for quantity, found in scored.items()
-    }
 
 
 def plan_entries(plan: Plan, measured: Measured) -> tuple[PlanEntry, ...]:

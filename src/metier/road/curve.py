@@ -170,6 +170,8 @@ class Pilot:
     points: tuple[CurvePoint, ...]
     forecast: Forecast
     """Score of the tuning on all rows, on as many new rows as the hold-out has."""
+    expected: float
+    """The score that it lies above as likely as below."""
 
 
 def pilot_minutes(config: ProjectConfig, plan: Plan, *, num_dev: int, num_holdout: int) -> float:
@@ -196,7 +198,11 @@ def run_pilot(session: Session, parts: Parts, tuning: Tuning) -> Pilot | None:
         session.progress.say(f"tuned on {points[-1].num_train:,} rows: dev score {points[-1].score:.3f}")
     fit = fit_curve(points, num_dev=len(parts.dev))
     whole = min(num_rows, int(MAX_TIMES * fit.num_train))  # the quarter is rounded
-    return Pilot(points=tuple(points), forecast=fit.forecast(whole, num_rows=parts.num_holdout))
+    return Pilot(
+        points=tuple(points),
+        forecast=fit.forecast(whole, num_rows=parts.num_holdout),
+        expected=fit.quantile(whole, 0.5, num_rows=parts.num_holdout),
+    )
 
 
 def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fraction: float) -> CurvePoint:

@@ -19,19 +19,13 @@ from metier.core.report import Report, report_from_json
 from metier.evaluate.exposure import Exposure
 from metier.road.booking import book_tuning
 from metier.road.buying import bought_money
-from metier.road.conclude import (
-    Measured,
-    build_report,
-    fix_before_look,
-    past_predictions,
-    plan_entries,
-    recorded_before,
-)
+from metier.road.conclude import Measured, build_report, fix_before_look, plan_entries, recorded_before
 from metier.road.cost import machine_cost, measuring_cost, price_entries, require_affordable
 from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
 from metier.road.ground import Ground, read_and_check, record_ground
 from metier.road.look import SCORES_NAME, Looked, look_at_holdout
+from metier.road.past import past_predictions, score_forecasts
 from metier.road.plan import Plan, make_plan
 from metier.road.probe import probe_exposure
 from metier.road.progress import Progress, Watcher
@@ -145,6 +139,9 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
 
     def work(stage_dir: Path) -> None:
         model = tuning.register(parts)
+        scores = found.looked.table.scores_of(found.before.facts["tuned"])
+        mean = sum(scores.values()) / len(scores)
+        score_forecasts(session, tuning, found.before, score=mean, num_rows=len(scores))
         report = build_report(
             session, parts, plan, found.trials, found.looked, found.before,
             {

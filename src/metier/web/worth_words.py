@@ -173,11 +173,10 @@ def forecast_lines(report: Report) -> list[tuple[str, str, str]]:
 
 def past_lines(report: Report) -> list[Line]:
     """How good earlier predictions of this project were, by quantity."""
-    return [
-        Line(
-            name.replace("_", " "),
-            f"{past['within']:.0f} of {past['runs']:.0f} within their range; what happened was "
-            f"{past['median_ratio']:.2f} times the prediction (median)",
-        )
-        for name, past in report.past_predictions.items()
-    ]
+    lines = []
+    for name, past in report.past_predictions.items():
+        told = f"{past['within']:.0f} of {past['runs']:.0f} within their range"
+        if (ratio := past.get("median_ratio")) is not None:
+            told += f"; what happened was {ratio:.2f} times the prediction (median)"
+        lines.append(Line(name.replace("_", " "), told))
+    return lines
