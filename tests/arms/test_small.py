@@ -36,6 +36,14 @@ def test_labels_are_learned_and_every_setting_is_scored_on_all_dev_rows() -> Non
     assert arm.describe()["setting"]["model"] == "classifier"
 
 
+def test_nearly_as_many_labels_as_rows_are_learned_without_a_warning() -> None:
+    """A warning fails a test here; on a user's screen it would speak of regression."""
+    words = "abcdefghijklmnopqrstuvwxyz"
+    train = rows([(f"my {w} is broken", f"fault {w}") for w in words] + [("my a is torn", "fault a")], label=True)
+    asked = rows([("b is broken", "fault b")], label=True)
+    assert texts(fit(train, asked), asked) == ["fault b"]
+
+
 def test_replies_are_the_nearest_ones_with_this_prompts_values() -> None:
     arm = fit(TICKETS, ASKED)
     assert texts(arm, ASKED) == ["Hello Eve, LK-77 is late."]

@@ -10,11 +10,13 @@ import pytest
 
 from metier.core.arm_config import ArmConfig
 from metier.core.errors import ConfigError, DataError, GateClosed
+from metier.core.precision import Holdout
 from metier.core.report import CurvePoint, Forecast
+from metier.core.rows import Message, Meta, Role, Row, Target, TargetKind, make_row
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.core.votes import Estimate
-from metier.road.assess import Assessed, _assessed, _has_room
+from metier.road.assess import Assessed, _assessed, _design_effect, _has_room
 from metier.road.curve import Pilot, pilot_minutes
 from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
@@ -68,6 +70,48 @@ def test_a_margin_is_planned_for_at_the_gain_that_is_set() -> None:
     assert (found.margin, found.plan_gain) == (0.1, 0.3)
     assert found.rows_needed == 91  # 8.81894 x (.5 - .09) / .04 = 90.4
     assert found.problems == []
+
+
+def grouped_rows(groups: str) -> list[Row]:
+    """A row for every letter, the letter being its customer; "-" stands alone."""
+    return [
+        make_row(
+            b"before",
+            messages=(Message(role=Role.USER, content=f"row {number}"),),
+            meta=Meta(source="s", source_row=number, groups={} if name == "-" else {"customer": name}),
+            target=Target(kind=TargetKind.LABEL, label="yes"),
+        )
+        for number, name in enumerate(groups)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "scores", "sizes", "expected"),
+    [
+        ("aabb", (1, 1, 0, 0), (3, 1), 2.5),  # correlation 1: 1 + (10 / 4 - 1)
+        ("aabb", (1, 0, 0, 1), (3, 1), 1.0),  # rows of a group differ more than others: negative is 0
+        ("aabb", (1, 1, 0, 0), (1, 1, 1), 1.0),  # no two hold-out rows share a group
+        ("abc-", (1, 1, 0, 0), (3, 1), 1.0),  # no two dev rows share one: not measured
+        ("aaaa", (1, 1, 0, 0), (3, 1), 1.0),
+    ],
+)
+def test_rows_that_share_groups_are_needed_in_greater_number(
+    groups: str, scores: tuple[float, ...], sizes: tuple[int, ...], expected: float
+) -> None:
+    rows = grouped_rows(groups)
+    best, other = trial("small", right=2, tokens_in=0, of=4), trial("prompt", right=0, tokens_in=0, of=4)
+    assert best.dev is not None
+    dev = replace(best.dev, row_ids=tuple(row.row_id for row in rows), scores=scores)
+    session: Any = SimpleNamespace(group_column="customer", key=b"key")
+    parts: Any = SimpleNamespace(dev=rows)
+    holdout = Holdout(sizes=sizes, binary=True)
+    assert _design_effect(session, parts, [other, replace(best, dev=dev)], holdout) == pytest.approx(expected)
+
+
+def test_the_hold_out_is_planned_for_with_its_groups() -> None:
+    found = assessed(DecisionConfig(margin=0.1, plan_gain=0.3), HALF, design=2.5)
+    assert found.rows_needed == 226  # 8.81894 x (.5 - .09) x 2.5 / .04 = 225.99
+    assert "226 needed (power .8; rows share groups: 2.50 times as many)" in found.as_text().replace("about ", "")
 
 
 def test_a_value_is_planned_for_at_twice_the_gain_that_pays_for_the_predicted_tuning() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
+from metier.arms.classifier import linear_head
 from metier.arms.nearest import MEANING, Near, NearestRows, reader_of
 from metier.arms.replier import text_fingerprint, without_model
 from metier.arms.slots import fewest_open, masked, number_gap
@@ -153,10 +154,7 @@ def _filled(near: Sequence[Near], row: Row) -> str:
 
 
 def _classifier(index: NearestRows, strength: float) -> Callable[[Sequence[Row]], list[str]]:
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=2000)
-    model.fit(index.matrix, np.array([row.gold for row in index.rows]))
+    model = linear_head(index.matrix, np.array([row.gold for row in index.rows]), strength=strength)
 
     def classify(rows: Sequence[Row]) -> list[str]:
         if not rows:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metier.arms.choosing import choices_as_json, choices_from_json, choose_on_dev
+from metier.arms.classifier import linear_head
 from metier.arms.nearest import NearestRows
 from metier.arms.replier import text_fingerprint, without_model
 from metier.arms.slots import fewest_open, masked
@@ -162,10 +163,8 @@ def _counts(mined: Mined) -> list[int]:
 
 def _answerer(mined: Mined, strength: float) -> Callable[[Sequence[Row]], list[str]]:
     """What answers rows with these templates; rows of rarer forms teach nothing."""
-    from sklearn.linear_model import LogisticRegression
-
     index = NearestRows.build(mined.rows)
-    model = LogisticRegression(C=strength, max_iter=2000).fit(index.matrix, mined.number_N)
+    model = linear_head(index.matrix, mined.number_N, strength=strength)
     of_template = [index.only(np.flatnonzero(mined.number_N == number)) for number in range(mined.num_templates)]
 
     def answer(asked: Sequence[Row]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from metier.core.arm_config import NO_MODEL_KINDS
 from metier.core.errors import DataError, GateClosed, counted
+from metier.core.precision import Holdout
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import TargetKind
 from metier.road.annotators import annotators_of, every_vote, label_ceiling
@@ -29,6 +30,7 @@ from metier.road.ground import read_and_check
 from metier.road.past import record_pilot
 from metier.road.plan import Plan, make_plan
 from metier.road.progress import Watcher, minutes_text
+from metier.road.readiness import holdout_of
 from metier.road.rehearsal import require_room
 from metier.road.run import open_session
 from metier.road.session import Session
@@ -82,6 +84,8 @@ class Assessed:
     rows_needed: int | None
     """Hold-out rows that show `plan_gain` to reach the margin with power .8; None: no number that can be collected."""
     num_holdout: int
+    design_effect: float
+    """How many times that many rows are needed because hold-out rows share groups; in `rows_needed`."""
     tune_minutes: float
     run_minutes: float
     money: Money
@@ -172,7 +176,8 @@ class Assessed:
         planned = f"planned gain {self.plan_gain:.3g}, to reach {self.margin:.3g}"
         lines.append(f"headroom above {self.best}: {self.headroom:.3f}; {planned}")
         needed = "no number decides" if self.rows_needed is None else f"about {self.rows_needed}"
-        lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8)")
+        shared = f"; rows share groups: {self.design_effect:.2f} times as many" if self.design_effect > 1 else ""
+        lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8{shared})")
         if self.pilot is not None:
             tried = ", ".join(f"{point.score:.3f} on {point.num_train:,} rows" for point in self.pilot.points)
             told = self.pilot.forecast
@@ -207,7 +212,8 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         GateClosed: the run does not fit the budget.
     """
     with open_session(project_dir, config, watcher=watcher, what="metier assess") as session:
-        parts = cut_rows(session, read_and_check(session))
+        ground = read_and_check(session)
+        parts = cut_rows(session, ground)
         plan = make_plan(session, parts)
         require_room(session, plan)
         minutes, bought = plan.predictions["run_minutes"][0], bought_money(session, parts)
@@ -215,7 +221,9 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         by_label = all(row.target.kind is TargetKind.LABEL for row in parts.dev)  # else votes bound no score
         annotators = annotators_of(session, parts) if by_label else None
         ceiling = None if annotators is None else label_ceiling(annotators)
-        found = _assessed(session, parts, plan, fit_untuned(session, parts, plan), ceiling=ceiling, bought=bought)
+        trials = fit_untuned(session, parts, plan)
+        design = _design_effect(session, parts, trials, holdout_of(session, ground, parts))
+        found = _assessed(session, parts, plan, trials, ceiling=ceiling, bought=bought, design=design)
         if found.answer == "go" and _has_room(session, parts, plan):  # else it is clear, or there is no time
             tuning = Tuning(session, parts, plan)
             found = replace(found, pilot=run_pilot(session, parts, tuning))
@@ -241,6 +249,26 @@ def _has_room(session: Session, parts: Parts, plan: Plan) -> bool:
     return minutes <= left
 
 
+def _design_effect(session: Session, parts: Parts, trials: Sequence[FittedTrial], holdout: Holdout) -> float:
+    """How many times more rows are needed because rows of the hold-out share groups.
+
+    The correlation is that of the best arm's dev scores: differences to an arm that is not tuned yet are not known.
+    Where no group has two dev rows it cannot be measured, and 1 is told.
+    """
+    from metier.core.stats import design_effect, intra_class_correlation
+    from metier.evaluate import group_ids
+
+    ran = [trial.dev for trial in trials if trial.dev is not None]
+    if not ran or not holdout.grouped:
+        return 1.0
+    best = max(ran, key=lambda dev: float(np.mean(dev.scores)))
+    row_by_id = {row.row_id: row for row in parts.dev}
+    groups = group_ids([row_by_id[row_id] for row_id in best.row_ids], session.group_column, key=session.key)
+    if not 2 <= len(set(groups)) < len(groups):
+        return 1.0
+    return design_effect(holdout.sizes, intra_class_correlation(best.scores, groups))
+
+
 def _assessed(
     session: Session,
     parts: Parts,
@@ -249,6 +277,7 @@ def _assessed(
     *,
     ceiling: Estimate | None = None,
     bought: float = 0.0,
+    design: float = 1.0,
 ) -> Assessed:
     """The answer of the arms that need no tuning, and of what is predicted of the tuning."""
     from metier.assess import gain_bound, planned_gain, resolved_question
@@ -282,9 +311,11 @@ def _assessed(
             discordance=discordance,
             power=1 - (1 - POWER) / len(scores),  # every rival must be passed, as in the verdict
             alpha=decision.alpha / decision.max_looks,
+            design_effect=design,
             max_rows=decision.max_holdout_rows,
         ),
         num_holdout=parts.num_holdout,
+        design_effect=design,
         tune_minutes=plan.predictions["tune_minutes"][0],
         run_minutes=plan.predictions["run_minutes"][0],
         money=_money(session, plan, costs, plan_gain, bought=bought),

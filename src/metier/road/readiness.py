@@ -32,7 +32,7 @@ from metier.road.cut import Parts
 from metier.road.ground import Ground
 from metier.road.session import Session
 
-__all__ = ["data_facts", "judge_data", "kept_ages", "review_list", "stored_facts"]
+__all__ = ["data_facts", "holdout_of", "judge_data", "kept_ages", "review_list", "stored_facts"]
 
 FACTS_VERSION = 1
 FACTS_NAME = "facts.json"
@@ -75,11 +75,16 @@ def judge_data(
     if parts is None:
         found = readiness(Holdout.of(groups=[], binary=True), _plan(decision), num_usable=num_usable, ages=ages.facts())
         return replace(found, problems=(problem,), sentence=f"Not ready: {problem}")
+    holdout = holdout_of(session, ground, parts)
+    return readiness(holdout, _plan(decision), num_usable=num_usable, ages=ages.facts(), ceiling=_ceiling(annotators))
+
+
+def holdout_of(session: Session, ground: Ground, parts: Parts) -> Holdout:
+    """The hold-out as numbers; none of its rows is read."""
     table = ground.curated.table.take(parts.place_by_part["holdout"])
-    holdout = Holdout.of(
+    return Holdout.of(
         groups=_groups(table, session.group_column), binary=session.grader.binary, slices=_guarded(session, table)
     )
-    return readiness(holdout, _plan(decision), num_usable=num_usable, ages=ages.facts(), ceiling=_ceiling(annotators))
 
 
 def _ceiling(annotators: AnnotatorReport | None) -> Estimate | None:
