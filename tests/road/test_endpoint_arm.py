@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
+from metier.core.trials import Reply
+from metier.evaluate.scores import ArmScores
 from metier.road.calls import StoredCalls
+from metier.road.look import _whole_replies
 from tests.arms.endpoint_server import Server
 from tests.road.killing import die, killed
 from tests.road.running import Ran, change, copy_of, metier, one_core
@@ -99,6 +102,18 @@ def test_a_bought_model_is_an_arm_like_the_others(finished: Finished, tmp_path: 
     assert len(server.bodies) == asked, "a raised cap asks nothing again"
     tuned = [path.name for path in (copied / ".metier" / "stages" / "tune").iterdir()]
     assert tuned == stages, "and tunes nothing again"
+
+
+def test_replies_that_are_not_whole_are_counted_by_arm() -> None:
+    def scored(arm: str, *ends: str) -> ArmScores:
+        replies = tuple(Reply(text="", tokens_in=1, tokens_out=1, seconds=0.1, finish=end) for end in ends)
+        return ArmScores(arm=arm, scores=(), replies=replies, mean=0.0, checks={})
+
+    broken = scored("bought", "refused", "stop", "refused", "length")
+    assert _whole_replies([broken, scored("tuned", "stop"), scored("prompt", "length", "stop")]) == (
+        "bought: 2 refused, 1 cut at the longest reply allowed of 4; prompt: 1 cut at the longest reply allowed of 2"
+    )
+    assert _whole_replies([scored("tuned", "stop")]) == "all"
 
 
 def test_the_certificate_says_how_many_rows_of_the_person_were_sent_where(finished: Finished, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ nothing of it is shown before all arms are scored.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,6 +44,8 @@ __all__ = [
 
 LOOK_VERSION = 2
 SCORES_NAME = "scores.parquet"
+BROKEN_ENDS = {"refused": "refused", "length": "cut at the longest reply allowed"}
+"""How a reply that is not whole ended, and how that is told."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,7 +179,8 @@ def _score_all(
     slices = [guard.on.partition("=")[0].strip() for guard in session.config.guard if "=" in guard.on]
     table = ScoreTable.build(rows, scored, groups=groups, slices=slices)
     write_bytes(stage_dir / SCORES_NAME, table.to_parquet())
-    found_beside = {"controls": {**controls.as_json(), "fingerprint": fingerprint}}
+    beside = {"fingerprint": fingerprint, "whole_replies": _whole_replies(scored)}
+    found_beside = {"controls": {**controls.as_json(), **beside}}
     finish_look(session.ledger, opened.look.look_id, result_hash=result_hash(table), found_beside=found_beside)
     write_json(stage_dir / "look.json", {"look_id": opened.look.look_id})
 
@@ -260,6 +264,17 @@ def _fingerprint_control(ran: Sequence[FittedTrial], scored: Sequence[ArmScores]
     return (
         f"differs from the base on {min(differing)} of {num_rows} rows" if differing else "no prompted base to compare"
     )
+
+
+def _whole_replies(scored: Sequence[ArmScores]) -> str:
+    """Which arms gave replies that are not whole: they count as what came."""
+    told = []
+    for arm in scored:
+        ends = Counter(reply.finish for reply in arm.replies)
+        if ends["refused"] or ends["length"]:
+            parts = [f"{ends[end]} {words}" for end, words in BROKEN_ENDS.items() if ends[end]]
+            told.append(f"{arm.arm}: {', '.join(parts)} of {len(arm.replies)}")
+    return "; ".join(told) or "all"
 
 
 def result_hash(table: ScoreTable) -> str:
