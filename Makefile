@@ -4,6 +4,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -39,8 +40,8 @@ docs: $(VENV)/.dev  ## write the generated pages again
 	$(BIN)/python checks/schemas.py
 	$(BIN)/python checks/cost_table.py
 
-test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about fifteen minutes
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about ten minutes on two cores
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 mutate: $(VENV)/.dev  ## every mutant must be caught by its own error
 	$(BIN)/python -m pytest tests/mutants -p no:randomly
