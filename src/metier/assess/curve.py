@@ -82,6 +82,7 @@ class _Shapes:
 
     form_S: npt.NDArray[np.int64]
     share_S: Floats
+    """Of the error at n0, what enough rows would remove: twice as likely near 1 as near a half."""
     exponent_S: Floats
     delay_S: Floats
     """In units of n0."""
@@ -112,7 +113,7 @@ def _shapes() -> _Shapes:
     (low, high), (first, last) = np.log(DELAY), np.log(ONSET)
     return _Shapes(
         form_S=form_S,
-        share_S=np.where(form_S == CONSTANT, 0.0, share_S),
+        share_S=np.where(form_S == CONSTANT, 0.0, np.sqrt(share_S)),
         exponent_S=EXPONENT[0] * np.exp(EXPONENT[1] * stats.norm.ppf(exponent_S)),
         delay_S=np.where(form_S == RECTIFIED, np.exp(low + (high - low) * delay_S), 0.0),
         steepness_S=STEEPNESS[0] * np.exp(STEEPNESS[1] * stats.norm.ppf(exponent_S)),
