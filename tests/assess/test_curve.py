@@ -154,8 +154,9 @@ def test_a_forecast_of_the_gain_starts_from_what_was_measured_and_rises_with_the
 def test_what_a_rival_would_gain_by_more_rows_is_taken_off() -> None:
     gain = bonett_price(gains=60, losses=40, num_rows=400)
     tuned = fit_curve(points({n: power(n) for n in ANCHORS}), num_dev=2000)
-    same = fit_curve(points({n: power(n) for n in (25, 50, 100, 200)}), num_dev=2000)  # its own rows, as many times
-    same_shape = fit_curve(points({n: power(5 * n) for n in (25, 50, 100, 200)}), num_dev=2000)
+    same = fit_curve(points({n: power(n) for n in ANCHORS}), num_dev=2000)
+    steeper = fit_curve(points({n: power(n / 5) for n in ANCHORS}), num_dev=2000)
+    ahead = fit_curve(points({4 * n: power(4 * n) for n in ANCHORS}), num_dev=2000)  # learned from all rows already
     flat = fit_curve(points([(n, 0.6) for n in ANCHORS]), num_dev=2000)
 
     def middle(rival: CurveFit | None) -> float:
@@ -165,9 +166,10 @@ def test_what_a_rival_would_gain_by_more_rows_is_taken_off() -> None:
     rise = power(4000) - power(1000)
     assert middle(None) == pytest.approx(gain.estimate + rise, abs=0.01)
     assert middle(flat) == pytest.approx(middle(None), abs=0.015)  # four flat points do not rule out all rise
-    assert middle(same_shape) == pytest.approx(gain.estimate, abs=0.01)
-    assert middle(same) < gain.estimate, "at fewer rows the same curve is steeper"
-    alone, beside = (tuned.forecast_gain(gain, 4000, rival=rival) for rival in (None, same_shape))
+    assert middle(same) == pytest.approx(gain.estimate, abs=0.01)
+    assert middle(steeper) < gain.estimate
+    assert middle(ahead) == middle(None), "rows at hand that only the tuning left out serve the rival already"
+    alone, beside = (tuned.forecast_gain(gain, 4000, rival=rival) for rival in (None, same))
     assert beside.high - beside.low > alone.high - alone.low, "two curves are less certain than one"
 
 

@@ -170,6 +170,10 @@ def test_the_next_step_of_the_other_verdicts_names_what_to_use() -> None:
     more = sample_report(Outcome.NEED_TRAIN_ROWS)
     more = replace(more, rows_needed={**more.rows_needed, "train": 2400})
     assert next_step(more).startswith("Collect training rows until there are about 2,400:")
+    left = replace(more, rows_needed={**more.rows_needed, "train_at_hand": 2400})
+    assert next_step(left).startswith(
+        "Give the tuning more minutes: 2,400 training rows are at hand, and with 2,400 of"
+    )
 
 
 @pytest.mark.parametrize(

@@ -172,13 +172,13 @@ class CurveFit:
     ) -> Forecast:
         """Where the gain of a model tuned on `num_train` rows will lie, from the gain of the one tuned on n0.
 
-        What the curve says the tuned arm gains is added to what was measured, and what the rival gains by as many
-        times its own rows is taken off; without a curve the rival stays as it is.
+        What the curve says the tuned arm gains is added to what was measured, and what the rival gains by so many
+        rows is taken off: nothing where it has learned from as many already, as where a budget let the tuning take
+        a part of the rows at hand. Without a curve the rival stays as it is.
         """
-        times = num_train / self.num_train
-        mean_S, var_S = self._rise(times)
-        if rival is not None:
-            rise_S, spread_S = rival._rise(times)
+        mean_S, var_S = self._rise(num_train / self.num_train)
+        if rival is not None and num_train > rival.num_train:
+            rise_S, spread_S = rival._rise(num_train / rival.num_train)
             rise = float(rival.weight_S @ rise_S)
             mean_S = mean_S - rise
             var_S = var_S + float(rival.weight_S @ (spread_S + (rise_S - rise) ** 2))

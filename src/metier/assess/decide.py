@@ -69,13 +69,15 @@ def decide(
     forecast: Mapping[str, GainForecast] | None = None,
     cost_ratio: CostRatio | None = None,
     other_questions: int = 0,
+    rows_at_hand: int = 0,
 ) -> Decision:
     """The verdict about the tuned arm.
 
     First match: a required guard failed; every lower bound (each at `alpha_this_look`) reaches the margin; some upper
     bound (at `alpha_this_look` / comparators) is below it; else undecided. `cost_ratio` is the interval of tuned cost
     over the rival's, wanted by the claim as_good_for_less. `other_questions` were asked of the same hold-out rows
-    before, each at an error rate of its own: they change no outcome, but the sentence says so.
+    before, each at an error rate of its own: they change no outcome, but the sentence says so. `rows_at_hand` are train
+    rows of which the tuning may have taken a part: rows that are missing are collected only beyond them.
 
     Raises:
         ConfigError: no margin (resolve `[decision.value]` first), or an alpha outside 0-0.5.
@@ -101,6 +103,7 @@ def decide(
         guards=reports,
         needed=overall,
         train_rows=train_rows,
+        rows_at_hand=rows_at_hand,
         cost_ratio=cost_ratio,
         strongest=strongest.versus,
     ) + caution(other_questions)

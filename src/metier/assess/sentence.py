@@ -25,6 +25,7 @@ def verdict_sentence(
     guards: Sequence[GuardReport],
     needed: RowsNeeded,
     train_rows: int | None,
+    rows_at_hand: int,
     cost_ratio: CostRatio | None,
     strongest: str,
 ) -> str:
@@ -42,10 +43,13 @@ def verdict_sentence(
         cost = f"{cost_ratio.of} costs at most {cost_ratio.high:.2f} times as much as {cost_ratio.versus}"
         return f"Worth it: {measured}, {asked}, and {cost}."
     if reason == "more_train_rows":
-        return (
-            f"Not yet: {measured}, and {asked}; with {train_rows:,} training rows in all the learning curve may reach "
-            "it, so collect them and run again."
-        )
+        what = f"with {train_rows:,} training rows in all the learning curve may reach it, so collect them and"
+        if train_rows is not None and train_rows <= rows_at_hand:
+            what = (
+                f"with {train_rows:,} of the {rows_at_hand:,} training rows at hand the learning curve may reach it, "
+                "so give the tuning the minutes and"
+            )
+        return f"Not yet: {measured}, and {asked}; {what} run again."
     if reason in ("not_cheaper", "no_curve", "below_margin"):
         return f"Not worth it: {measured}, and {_why_not(reason, asked, cost_ratio)}."
     return f"Undecided: {measured}, and {_what_next(reason, asked, guards, needed, cost_ratio)}."

@@ -54,6 +54,7 @@ def decide_from_scores(
         forecast=gain_forecasts(paired, facts),
         cost_ratio=_cost_ratio(facts["cost_ratio"], versus=facts["guard_reference"]),
         other_questions=other_questions,
+        rows_at_hand=facts.get("num_train_rows", 0),
     )
 
 
@@ -87,7 +88,7 @@ def judged(
         "comparisons": decided.comparisons,
         "gain": decided.gain,
         "guards": decided.guards,
-        "rows_needed": _rows_needed(decided),
+        "rows_needed": _rows_needed(decided, rows_at_hand=facts.get("num_train_rows", 0)),
         "mde": decided.mde,
         "looks": looks,
         **_curve(facts.get("curve"), num_holdout=len(table.groups())),
@@ -133,7 +134,7 @@ def _question(
     )
 
 
-def _rows_needed(decided: Decision) -> dict[str, Any]:  # Any: JSON values
+def _rows_needed(decided: Decision, *, rows_at_hand: int) -> dict[str, Any]:  # Any: JSON values
     """Hold-out rows to decide, over all rivals and against each, and train rows where a forecast names them."""
 
     def shown(needed: RowsNeeded) -> dict[str, Any]:  # Any: JSON values
@@ -151,6 +152,7 @@ def _rows_needed(decided: Decision) -> dict[str, Any]:  # Any: JSON values
     found["by_rival"] = {name: needed.to_collect for name, needed in decided.rows_needed_by_rival.items()}
     if decided.train_rows_needed is not None:
         found["train"] = decided.train_rows_needed
+        found["train_at_hand"] = rows_at_hand
     return found
 
 

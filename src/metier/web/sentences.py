@@ -93,7 +93,12 @@ def next_step(report: Report) -> str:
     if outcome is Outcome.NEED_HOLDOUT_ROWS:
         return _collect_holdout(report, code, name)
     if outcome is Outcome.NEED_TRAIN_ROWS:
-        rows = report.rows_needed.get("train")
+        rows, at_hand = report.rows_needed.get("train"), report.rows_needed.get("train_at_hand", 0)
+        if isinstance(rows, int) and rows <= at_hand:
+            return (
+                f"Give the tuning more minutes: {at_hand:,} training rows are at hand, and with {rows:,} of them the "
+                "forecast says the gain may reach your margin."
+            )
         wanted = f" until there are about {rows:,}" if isinstance(rows, int) else ""
         return f"Collect training rows{wanted}: the forecast says they can bring the gain above your margin."
     if code == "guard":
