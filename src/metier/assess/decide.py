@@ -102,8 +102,7 @@ def decide(
         margin=margin,
         guards=reports,
         needed=overall,
-        train_rows=train_rows,
-        rows_at_hand=rows_at_hand,
+        train_rows=None if train_rows is None else (train_rows, rows_at_hand),
         cost_ratio=cost_ratio,
         strongest=strongest.versus,
     ) + caution(other_questions)

@@ -24,14 +24,14 @@ def verdict_sentence(
     margin: float,
     guards: Sequence[GuardReport],
     needed: RowsNeeded,
-    train_rows: int | None,
-    rows_at_hand: int,
+    train_rows: tuple[int, int] | None,
     cost_ratio: CostRatio | None,
     strongest: str,
 ) -> str:
     """The sentence for a reason code.
 
-    `comparison` is the one that carries it; `strongest` is the rival over which the lower bound is smallest.
+    `comparison` is the one that carries it; `strongest` is the rival over which the lower bound is smallest;
+    `train_rows` are the wanted ones and those at hand, of which the tuning may have taken a part.
     """
     if reason.startswith("guard:"):
         return _guard_failed(next(g for g in guards if f"guard:{g.name}" == reason))
@@ -43,13 +43,12 @@ def verdict_sentence(
         cost = f"{cost_ratio.of} costs at most {cost_ratio.high:.2f} times as much as {cost_ratio.versus}"
         return f"Worth it: {measured}, {asked}, and {cost}."
     if reason == "more_train_rows":
-        what = f"with {train_rows:,} training rows in all the learning curve may reach it, so collect them and"
-        if train_rows is not None and train_rows <= rows_at_hand:
-            what = (
-                f"with {train_rows:,} of the {rows_at_hand:,} training rows at hand the learning curve may reach it, "
-                "so give the tuning the minutes and"
-            )
-        return f"Not yet: {measured}, and {asked}; {what} run again."
+        wanted, at_hand = train_rows or (0, 0)
+        rows, how = f"{wanted:,} training rows in all", "collect them"
+        if wanted <= at_hand:
+            rows, how = f"{wanted:,} of the {at_hand:,} training rows at hand", "give the tuning the minutes"
+        what = f"with {rows} the learning curve may reach it, so {how} and run again"
+        return f"Not yet: {measured}, and {asked}; {what}."
     if reason in ("not_cheaper", "no_curve", "below_margin"):
         return f"Not worth it: {measured}, and {_why_not(reason, asked, cost_ratio)}."
     return f"Undecided: {measured}, and {_what_next(reason, asked, guards, needed, cost_ratio)}."
