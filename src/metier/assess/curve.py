@@ -27,7 +27,7 @@ Shapes: P points, S shapes drawn from the prior.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -226,14 +226,16 @@ def forecasts(
     """What more train rows would make of the gain over every rival; one without a curve is taken to stay as it is.
 
     A curve that is not shown to rise (`flat_p_value` above `FLAT`) forecasts no more rows: noise alone would reach any
-    margin at the upper end of a wide band.
+    margin at the upper end of a wide band. No band ends above what is left over the rival: nobody scores more than 1.
     """
     times = times if fit.flat_p < FLAT else ()
     num_groups, found = len(np.unique(scores.group_N)), {}
     for name, rival_N in scores.rivals.items():
         gain = paired_gain(scores.tuned_N, rival_N, scores.group_N, binary=scores.binary, num_groups=num_groups)
         rival = (rivals or {}).get(name)
-        points = tuple(fit.forecast_gain(gain, round(each * fit.num_train), rival=rival) for each in times)
+        bands = [fit.forecast_gain(gain, round(each * fit.num_train), rival=rival) for each in times]
+        most = 1 - float(np.mean(rival_N))
+        points = tuple(replace(band, low=min(band.low, most), high=min(band.high, most)) for band in bands)
         found[name] = GainForecast(num_train=fit.num_train, points=points)
     return found
 
