@@ -124,6 +124,7 @@ def measure(name: str, pairs: Pairs, args: argparse.Namespace, model_dir: Path) 
 def judge(record: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
     """What a quarter of the rows predicts and what came, and the verdict at every part, from the scores of a task."""
     from metier.assess import ScoreTable, decide, fit_curve, forecasts
+    from metier.assess.curve import most_over
     from metier.assess.scores import paired_gain
     from metier.core.report import CurvePoint
     from metier.core.settings import DecisionConfig
@@ -154,8 +155,9 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
             measured = paired_gain(
                 table.tuned_N, table.rivals["small"], table.group_N, binary=True, num_groups=len(groups)
             )
+            top = most_over(table.rivals["small"])
             continue
-        band = early["tuned"].forecast_gain(measured, min(size, 4 * sizes[0]), rival=early["small"])
+        band = early["tuned"].forecast_gain(measured, min(size, 4 * sizes[0]), rival=early["small"], most=top)
         gains[size] = within(band, gain.estimate)
     points = {n: s for _, n, s in record["points"]["tuned"] if n > sizes[0]}
     bands = {arm: [early[arm].forecast(min(n, 4 * sizes[0])) for n in points] for arm in early}

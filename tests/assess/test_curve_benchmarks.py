@@ -26,12 +26,17 @@ def test_the_back_test_of_cheap_arms_prints_coverage_and_scores() -> None:
     assert set(found["tasks"]) == {"made up 0", "made up 1"}
 
 
-def test_the_back_test_of_tuned_models_prints_the_curve_and_both_verdicts() -> None:
-    (task,) = ran("curve_tuned.py", "--quick")["tasks"].values()
-    assert [num for num, _ in task["points"]] == [4, 8, 16, 32, 64]
-    assert [each["num_train"] for each in task["predicted"]] == [32, 64]
-    assert set(task["verdicts"]) == {"0.25", "1"}
-    assert task["small_on_test"] > 0.3, "the small arm learns these rows"
+def test_the_back_test_of_tuned_models_records_scores_and_judges_them_again(tmp_path: Path) -> None:
+    found = ran("curve_tuned.py", "--quick")
+    (record,), (task,) = found["records"].values(), found["tasks"].values()
+    assert [num for chain, num, _ in record["points"]["tuned"] if not chain] == [2, 4, 8, 16, 32, 64]
+    assert [num for chain, num, _ in record["points"]["tuned"] if chain] == [2, 4, 8, 16]
+    assert list(task["scores"]) == list(task["gains"]) == ["32", "64"]
+    assert list(task["verdicts"]) == ["16", "32", "64"]
+    assert task["verdicts"]["64"]["small"] > 0.3, "the small arm learns these rows"
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(found), encoding="utf-8")
+    assert ran("curve_tuned.py", "--again", str(path)) == found
 
 
 @pytest.mark.data

@@ -191,6 +191,10 @@ def test_past_predictions_are_those_beside_which_something_happened_and_not_of_t
     assert sorted(one.predicted for one in scored_predictions(project.ledger)) == [6, 7]
     assert [one.predicted for one in scored_predictions(project.ledger, but=("a", "k"))] == [7]
     assert len(scored_predictions(project.ledger, but=("a", "other config"))) == 2
+    again = start_run(project.ledger, stage="run", inputs_hash="a", config_hash="k", stage_version="1")
+    predict(project.ledger, again, "run_minutes", predicted=6.5, low=4, high=8)
+    record_actual(project.ledger, again, "run_minutes", 5.0)
+    assert sorted(one.predicted for one in scored_predictions(project.ledger)) == [6.5, 7], "one run, reported twice"
 
 
 @pytest.mark.parametrize("band", [(4, 1, 3), (4, 5, 6), (float("nan"), 1, 2), (4, 1, float("inf"))])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +17,7 @@ from metier.core.rows import Message, Meta, Role, Row, Target, TargetKind, make_
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.core.votes import Estimate
-from metier.road.assess import Assessed, _assessed, _design_effect, _has_room
+from metier.road.assess import Assessed, _assessed, _correlation, _has_room
 from metier.road.curve import Pilot, pilot_minutes
 from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
@@ -41,16 +42,20 @@ def trial(name: str, *, right: int, tokens_in: int, of: int = 20) -> FittedTrial
 
 
 def assessed(
-    decision: DecisionConfig, *trials: FittedTrial, num_holdout: int = 500, price: PriceConfig = PRICE, **more: Any
+    decision: DecisionConfig,
+    *trials: FittedTrial,
+    num_holdout: int = 500,
+    price: PriceConfig = PRICE,
+    holdout: Holdout | None = None,
+    **more: Any,
 ) -> Assessed:
     ledger = SimpleNamespace(records=lambda _: [])  # no votes
     session: Any = SimpleNamespace(
         config=SimpleNamespace(decision=decision, price=price), price_of=lambda _: price, ledger=ledger
     )  # Any: read alone
-    parts: Any = SimpleNamespace(num_holdout=num_holdout)
     predictions = {"tune_minutes": (TUNE_MINUTES, 7.0, 13.0), "run_minutes": (30.0, 20.0, 40.0)}
     plan: Any = SimpleNamespace(predictions=predictions, predicted_s=PARTS)
-    return _assessed(session, parts, plan, list(trials), **more)
+    return _assessed(session, plan, list(trials), holdout or Holdout(sizes=(1,) * num_holdout, binary=True), **more)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ HALF = trial("prompt", right=10, tokens_in=1000)  # score .5, .001 a request
 def test_a_margin_is_planned_for_at_the_gain_that_is_set() -> None:
     found = assessed(DecisionConfig(margin=0.1, plan_gain=0.3), HALF)
     assert (found.margin, found.plan_gain) == (0.1, 0.3)
-    assert found.rows_needed == 91  # 8.81894 x (.5 - .09) / .04 = 90.4
+    assert found.rows_needed == 97  # 8.81894 x (.5 - .09) / .04 = 90.4, and the interval's added rows
     assert found.problems == []
 
 
@@ -85,44 +90,72 @@ def grouped_rows(groups: str) -> list[Row]:
     ]
 
 
+class Echo:
+    """An arm that gives the label a row's score stands for, and a grader that reads it back."""
+
+    def __init__(self, scores: tuple[float, ...]) -> None:
+        self.scores, self.asked = scores, 0
+
+    def reply(self, rows: Sequence[Row]) -> list[Reply]:
+        self.asked = len(rows)
+        return [Reply(text=str(score), tokens_in=0, tokens_out=0, seconds=0.1) for score in self.scores]
+
+    def score_all(self, rows: Sequence[Row], texts: Sequence[str]) -> list[Any]:  # Any: read alone
+        return [SimpleNamespace(score=float(text)) for text in texts]
+
+
+@pytest.mark.parametrize("kind", ["small", "prompt"])
 @pytest.mark.parametrize(
     ("groups", "scores", "sizes", "expected"),
     [
-        ("aabb", (1, 1, 0, 0), (3, 1), 2.5),  # correlation 1: 1 + (10 / 4 - 1)
-        ("aabb", (1, 0, 0, 1), (3, 1), 1.0),  # rows of a group differ more than others: negative is 0
-        ("aabb", (1, 1, 0, 0), (1, 1, 1), 1.0),  # no two hold-out rows share a group
-        ("abc-", (1, 1, 0, 0), (3, 1), 1.0),  # no two dev rows share one: not measured
-        ("aaaa", (1, 1, 0, 0), (3, 1), 1.0),
+        ("aabb", (1, 1, 0, 0), (3, 1), 1.0),
+        ("aabb", (1, 0, 0, 1), (3, 1), 0.0),  # rows of a group differ more than others: negative is 0
+        ("aabb", (1, 1, 0, 0), (1, 1, 1), None),  # no two hold-out rows share a group: it plays no part
+        ("abc-", (1, 1, 0, 0), (3, 1), None),  # no two dev rows share one
+        ("aaaa", (1, 1, 0, 0), (3, 1), None),
     ],
 )
-def test_rows_that_share_groups_are_needed_in_greater_number(
-    groups: str, scores: tuple[float, ...], sizes: tuple[int, ...], expected: float
+def test_how_alike_rows_of_a_group_are_is_measured_on_all_dev_rows_where_an_arm_answers_them_in_seconds(
+    kind: str, groups: str, scores: tuple[float, ...], sizes: tuple[int, ...], expected: float | None
 ) -> None:
-    rows = grouped_rows(groups)
-    best, other = trial("small", right=2, tokens_in=0, of=4), trial("prompt", right=0, tokens_in=0, of=4)
-    assert best.dev is not None
-    dev = replace(best.dev, row_ids=tuple(row.row_id for row in rows), scores=scores)
-    session: Any = SimpleNamespace(group_column="customer", key=b"key")
+    rows, echo = grouped_rows(groups), Echo(scores)
+    found = trial(kind, right=2, tokens_in=0, of=4)
+    assert found.dev is not None
+    single = replace(found.dev, row_ids=tuple(row.row_id for row in rows), scores=scores)
+    found = replace(found, arm=cast(Any, echo), dev=single)
+    session: Any = SimpleNamespace(group_column="customer", key=b"key", grader=echo)
     parts: Any = SimpleNamespace(dev=rows)
-    holdout = Holdout(sizes=sizes, binary=True)
-    assert _design_effect(session, parts, [other, replace(best, dev=dev)], holdout) == pytest.approx(expected)
+    correlation = _correlation(session, parts, [found], Holdout(sizes=sizes, binary=True))
+    assert correlation == (None if expected is None else pytest.approx(expected))
+    assert echo.asked == (4 if kind == "small" and max(sizes) > 1 else 0), "a language model is not asked again"
 
 
 def test_the_hold_out_is_planned_for_with_its_groups() -> None:
-    found = assessed(DecisionConfig(margin=0.1, plan_gain=0.3), HALF, design=2.5)
-    assert found.rows_needed == 226  # 8.81894 x (.5 - .09) x 2.5 / .04 = 225.99
-    assert "226 needed (power .8; rows share groups: 2.50 times as many)" in found.as_text().replace("about ", "")
+    """Simulated with ten groups of ten independent rows, 91 rows give power .70: a t bound of few groups is wider."""
+    question = DecisionConfig(margin=0.1, plan_gain=0.3)
+    few = assessed(question, HALF, holdout=Holdout(sizes=(10,) * 10, binary=True), correlation=0.0)
+    assert few.rows_needed is not None and 105 <= few.rows_needed <= 125
+    (problem,) = few.problems
+    assert problem.startswith(
+        f"the hold-out has 100 rows, about {few.rows_needed} ({-(-few.rows_needed // 10)} groups)"
+    )
+    alike = assessed(question, HALF, holdout=Holdout(sizes=(10,) * 50, binary=True), correlation=0.2)
+    assert alike.design_effect == pytest.approx(2.8)  # 1 + 9 x .2
+    assert alike.rows_needed is not None and 2.5 * 91 < alike.rows_needed < 3.2 * 91
+    assert "(power .8; rows share groups: 2.80 times as many)" in alike.as_text()
+    unknown = assessed(question, HALF, holdout=Holdout(sizes=(10,) * 50, binary=True))
+    assert "(power .8; rows share groups, and how alike they are was not measured)" in unknown.as_text()
 
 
 def test_a_value_is_planned_for_at_twice_the_gain_that_pays_for_the_predicted_tuning() -> None:
     found = assessed(DecisionConfig(value=VALUE), HALF)
     assert found.margin == pytest.approx(0.1)  # .001 / .01
     assert found.plan_gain == pytest.approx(0.2)
-    assert found.rows_needed == 406  # 8.81894 x (.5 - .04) / .01 = 405.7
+    assert found.rows_needed == 415  # 8.81894 x (.5 - .04) / .01 = 405.7
     assert found.problems == []
     assert found.as_text().endswith("go")
     (problem,) = assessed(DecisionConfig(value=VALUE), HALF, num_holdout=400).problems
-    assert problem == "the hold-out has 400 rows, about 406 are needed to show a gain of 0.2."
+    assert problem == "the hold-out has 400 rows, about 416 are needed to show a gain of 0.2."
 
 
 def test_what_a_request_to_the_tuned_model_saves_counts_under_a_value() -> None:
@@ -152,7 +185,7 @@ def test_tuning_that_cannot_pay_is_refused_before_it_is_paid_for() -> None:
 def test_as_good_for_less_is_planned_for_at_no_change_against_the_accepted_loss() -> None:
     found = assessed(DecisionConfig(claim="as_good_for_less", limit=0.1), HALF)
     assert (found.margin, found.plan_gain) == (-0.1, 0.0)
-    assert found.rows_needed == 441  # 8.81894 x .5 / .01 = 440.9
+    assert found.rows_needed == 442  # 8.81894 x .5 / .01 = 440.9
     assert found.problems == []
     full = assessed(DecisionConfig(claim="as_good_for_less", limit=0.1), trial("small", right=20, tokens_in=0))
     assert (full.headroom, full.problems) == (0.0, []), "no headroom is wanted where no gain is claimed"
@@ -213,7 +246,7 @@ def test_missing_rows_have_a_price_where_a_person_s_time_has_one() -> None:
     priced = replace(PRICE, label_minute=0.5, row_minutes=1.5)
     found = assessed(DecisionConfig(value=VALUE), HALF, num_holdout=400, price=priced)
     assert found.answer == "missing"
-    assert found.problems[0].endswith("show a gain of 0.2. 6 more cost USD 4.50 of a person's time.")
+    assert found.problems[0].endswith("show a gain of 0.2. 16 more cost USD 12.00 of a person's time.")
     assert found.as_json()["answer"] == "missing"
 
 

@@ -14,7 +14,7 @@ import pytest
 from metier.core.trials import Reply
 from metier.evaluate.scores import ArmScores
 from metier.road.calls import StoredCalls
-from metier.road.look import _whole_replies
+from metier.road.look import _broken_replies
 from tests.arms.endpoint_server import Server
 from tests.road.killing import die, killed
 from tests.road.running import Ran, change, copy_of, metier, one_core
@@ -110,10 +110,11 @@ def test_replies_that_are_not_whole_are_counted_by_arm() -> None:
         return ArmScores(arm=arm, scores=(), replies=replies, mean=0.0, checks={})
 
     broken = scored("bought", "refused", "stop", "refused", "length")
-    assert _whole_replies([broken, scored("tuned", "stop"), scored("prompt", "length", "stop")]) == (
-        "bought: 2 refused, 1 cut at the longest reply allowed of 4; prompt: 1 cut at the longest reply allowed of 2"
+    assert _broken_replies([broken, scored("tuned", "stop"), scored("prompt", "length", "stop")]) == (
+        "2 refused and 1 cut at the longest reply allowed, of 4 of bought; 1 cut at the longest reply allowed, of 2 of "
+        "prompt"
     )
-    assert _whole_replies([scored("tuned", "stop")]) == "all"
+    assert _broken_replies([scored("tuned", "stop")]) == "none"
 
 
 def test_the_certificate_says_how_many_rows_of_the_person_were_sent_where(finished: Finished, tmp_path: Path) -> None:

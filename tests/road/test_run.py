@@ -75,8 +75,8 @@ def test_controls_and_fingerprint_stand_in_the_report(report: dict) -> None:
     controls = report["controls"]
     assert (controls["gold"], controls["empty"], controls["shuffled"]) == (1.0, 0.0, 0.0)
     assert controls["fingerprint"] == "differs from the base on 24 of 24 rows"
-    assert "prompt: 24 cut at the longest reply allowed of 24" in controls["whole_replies"]
-    assert "small" not in controls["whole_replies"]
+    assert "24 cut at the longest reply allowed, of 24 of prompt" in controls["broken_replies"]
+    assert "small" not in controls["broken_replies"]
 
 
 def test_the_guard_is_told_with_its_state(report: dict) -> None:

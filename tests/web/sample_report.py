@@ -99,7 +99,7 @@ def sample_report(outcome: Outcome = Outcome.WORTH_IT) -> Report:
             certificate={"max_similarity": 0.71, "similarity": {"train-dev": 0.5, "train-holdout": 0.71}, "exact": 0, "shared_groups": 12, "newest_train": None, "oldest_holdout": "2026-08-02"},
         ),
         looks=LooksReport(used=1, budget=3, alpha_this=0.0167, alpha_left=0.0333, on_these_rows=1, other_questions=0),
-        controls={"gold": 1.0, "empty": 0.0, "echo": 0.0, "shuffled": 0.0, "fingerprint": "differs on 40 of 40 dev prompts", "whole_replies": "all"},
+        controls={"gold": 1.0, "empty": 0.0, "echo": 0.0, "shuffled": 0.0, "fingerprint": "differs on 40 of 40 dev prompts", "broken_replies": "none"},
         plan=(PlanEntry(quantity="run_minutes", predicted=9.8, low=6.9, high=12.7, actual=9.1),
               PlanEntry(quantity="peak_memory_gib", predicted=2.4, low=1.9, high=2.9, actual=2.2)),
         prices=(PriceEntry(item="machine_hour", amount=0.1, currency="USD", date="", source="assumed"),),

@@ -76,7 +76,7 @@ def test_the_page_says_what_it_costs_what_it_brings_and_what_would_change_the_an
         "cost of the tuning: USD 120.00 worth it below USD 168.00",
         "hold-out rows, to decide 90 groups (130 rows) USD 97.50 a decision",
         "training rows, twice as many 1,458 not priced a gain of \u22121.0 to +6.0 points (80 %) over small",
-        "Earlier predictions here, run minutes: 3 of 4 within their range; what happened was 1.08 times the prediction",
+        "Earlier predictions here, run, minutes: 3 of 4 within their range; what happened was 1.08 times the prediction",
     ):
         assert part in text, part
 

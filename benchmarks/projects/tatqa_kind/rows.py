@@ -1,6 +1,6 @@
 """Draw the rows of this project, as few as a team has labelled in its first weeks: questions of some reports.
 
-    python benchmarks/projects/tatqa_kind/rows.py    (writes rows.jsonl beside it; the data stay where they are)
+python benchmarks/projects/tatqa_kind/rows.py    (writes rows.jsonl beside it; the data stay where they are)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     kept = [{name: row[name] for name in ("doc", "question", "answer_type")} for row in rows]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
     (HERE / "rows.jsonl").write_text(text, encoding="utf-8")
-    print(f"{len(kept)} rows of {len({row['doc'] for row in kept})} reports: {HERE / 'rows.jsonl'}")  # noqa: T201
+    print(f"{len(kept)} rows of {len({row['doc'] for row in kept})} reports: {HERE / 'rows.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -27,14 +27,15 @@ Shapes: P points, S shapes drawn from the prior.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from metier.assess.scores import GainForecast, ScoreTable, paired_gain
+from metier.assess.scores import FORECAST_LEVEL, GainForecast, ScoreTable, paired_gain
 from metier.core.errors import DataError
+from metier.core.hashing import value_hash
 from metier.core.report import CurvePoint, Forecast
 from metier.core.stats import GainEstimate
 
@@ -42,11 +43,11 @@ __all__ = [
     "FORMS",
     "MAX_TIMES",
     "CurveFit",
-    "RetrainSpread",
     "fit_curve",
     "flat_p_value",
     "forecasts",
-    "retrain_spread",
+    "most_over",
+    "prior_hash",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -65,6 +66,8 @@ EXPONENT = (0.5, 0.7)
 """Median and log-sd of b. Published exponents lie between .1 and 1 (Hestness et al. 2017)."""
 DELAY = (0.05, 3.0)
 """Range of d / n0, uniform in its logarithm."""
+SHARE_POWER = 0.5
+"""A uniform number to this power is s: a floor below half of the error is likelier than one above."""
 STEEPNESS = (2.0, 0.6)
 """Median and log-sd of k."""
 ONSET = (0.5, 8.0)
@@ -74,6 +77,12 @@ RUN_SD = (0.9, 0.6)
 on other rows in part only."""
 WIDENING = (0.0, 0.7)
 """The spread between runs grows as (n / n0)^-w where there are fewer rows; range of w."""
+
+
+def prior_hash() -> str:
+    """Hash of forms and priors: two versions with the same one make the same bands of the same points."""
+    numbers = [EXPONENT, DELAY, STEEPNESS, ONSET, RUN_SD, WIDENING, NUM_SHAPES, MIN_EFFECTIVE, FLAT, SHARE_POWER]
+    return value_hash({"forms": FORMS, "numbers": numbers})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +122,7 @@ def _shapes() -> _Shapes:
     (low, high), (first, last) = np.log(DELAY), np.log(ONSET)
     return _Shapes(
         form_S=form_S,
-        share_S=np.where(form_S == CONSTANT, 0.0, np.sqrt(share_S)),
+        share_S=np.where(form_S == CONSTANT, 0.0, share_S**SHARE_POWER),
         exponent_S=EXPONENT[0] * np.exp(EXPONENT[1] * stats.norm.ppf(exponent_S)),
         delay_S=np.where(form_S == RECTIFIED, np.exp(low + (high - low) * delay_S), 0.0),
         steepness_S=STEEPNESS[0] * np.exp(STEEPNESS[1] * stats.norm.ppf(exponent_S)),
@@ -168,13 +177,19 @@ class CurveFit:
         return min(1.0, max(0.0, found))
 
     def forecast_gain(
-        self, gain: GainEstimate, num_train: int, *, level: float = 0.8, rival: CurveFit | None = None
+        self,
+        gain: GainEstimate,
+        num_train: int,
+        *,
+        level: float = 0.8,
+        rival: CurveFit | None = None,
+        most: float = 1.0,
     ) -> Forecast:
         """Where the gain of a model tuned on `num_train` rows will lie, from the gain of the one tuned on n0.
 
         What the curve says the tuned arm gains is added to what was measured, and what the rival gains by so many
         rows is taken off: nothing where it has learned from as many already, as where a budget let the tuning take
-        a part of the rows at hand. Without a curve the rival stays as it is.
+        a part of the rows at hand. Without a curve the rival stays as it is. No band ends above `most`.
         """
         mean_S, var_S = self._rise(num_train / self.num_train)
         if rival is not None and num_train > rival.num_train:
@@ -185,7 +200,7 @@ class CurveFit:
         self._require_near(num_train)
         mean_S, sd_S = mean_S + gain.estimate, np.sqrt(var_S + gain.stderr**2)
         low, high = (_mixture_quantile(self.weight_S, mean_S, sd_S, (1 + sign * level) / 2) for sign in (-1, 1))
-        return Forecast(num_train=num_train, low=max(-1.0, low), high=min(1.0, high), level=level)
+        return Forecast(num_train=num_train, low=max(-1.0, min(low, most)), high=min(most, high), level=level)
 
     def _rise(self, times: float) -> tuple[Floats, Floats]:
         """Mean and variance, under every shape, of the score at `times` the rows less that of the run at n0.
@@ -233,11 +248,17 @@ def forecasts(
     for name, rival_N in scores.rivals.items():
         gain = paired_gain(scores.tuned_N, rival_N, scores.group_N, binary=scores.binary, num_groups=num_groups)
         rival = (rivals or {}).get(name)
-        bands = [fit.forecast_gain(gain, round(each * fit.num_train), rival=rival) for each in times]
-        most = 1 - float(np.mean(rival_N))
-        points = tuple(replace(band, low=min(band.low, most), high=min(band.high, most)) for band in bands)
+        most = most_over(rival_N)
+        points = tuple(fit.forecast_gain(gain, round(each * fit.num_train), rival=rival, most=most) for each in times)
         found[name] = GainForecast(num_train=fit.num_train, points=points)
     return found
+
+
+def most_over(rival_N: Floats) -> float:
+    """The most that can be gained over a rival: 1 less what it may really score at least (Wilson, 80 %)."""
+    from metier.core.stats import wilson
+
+    return 1 - wilson(round(float(rival_N.sum())), len(rival_N), FORECAST_LEVEL).low
 
 
 def _mixture_quantile(weight_S: Floats, mean_S: Floats, sd_S: Floats, probability: float) -> float:
@@ -360,31 +381,3 @@ def _slope(points: Sequence[CurvePoint]) -> float:
     times_P, score_P = np.log([point.num_train for point in points]), np.array([point.score for point in points])
     centred_P = times_P - times_P.mean()
     return float((centred_P * score_P).sum() / (centred_P**2).sum())
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetrainSpread:
-    """How much the score of a run depends on its seed and on which rows were drawn, score units."""
-
-    sd: float
-    low: float
-    """Of a 95 % interval of the sd (chi-square)."""
-    high: float
-    num_seeds: int
-    df: int
-
-
-def retrain_spread(points: Sequence[CurvePoint]) -> RetrainSpread | None:
-    """Spread between runs on equally many rows, pooled over the curve; None where no number has two runs."""
-    from scipy.special import chdtri
-
-    by_rows: dict[int, list[float]] = {}
-    for point in points:
-        by_rows.setdefault(point.num_train, []).append(point.score)
-    df = sum(len(scores) - 1 for scores in by_rows.values())
-    if not df:
-        return None
-    squares = sum(float(((np.array(scores) - np.mean(scores)) ** 2).sum()) for scores in by_rows.values())
-    low, high = (float(np.sqrt(squares / chdtri(df, 1 - q))) for q in (0.975, 0.025))
-    num_seeds = max(len(scores) for scores in by_rows.values())
-    return RetrainSpread(sd=float(np.sqrt(squares / df)), low=low, high=high, num_seeds=num_seeds, df=df)

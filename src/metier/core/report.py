@@ -275,7 +275,7 @@ class Report:
     past_predictions: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Predictions of earlier runs of this project, by quantity: runs, within (their range), median_ratio (of what
     happened to the prediction; absent where 0 was predicted). `tuned_score` was forecast from fewer rows, by a pilot
-    or a curve."""
+    or a curve: median_difference (of what came less the forecast) instead."""
     guards: tuple[GuardReport, ...] = ()
     schema_version: int = REPORT_SCHEMA_VERSION
 

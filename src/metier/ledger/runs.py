@@ -176,16 +176,22 @@ def predictions_of(ledger: Ledger, run_id: str) -> list[Prediction]:
 def scored_predictions(ledger: Ledger, *, but: tuple[str, str] | None = None) -> list[Prediction]:
     """Every prediction of any run beside which stands what happened, by quantity.
 
-    `but` leaves out the runs of these inputs under this config (their hashes): a run that was killed and begun again.
+    Runs of a stage with the same inputs under the same config are one run, killed and begun again or reported anew:
+    the last of them counts. `but` leaves out those of these inputs and this config (their hashes).
     """
     columns = [prediction.c[name] for name in ("quantity", "predicted", "low", "high", "actual")]
     query = (
-        select(*columns).where(prediction.c.actual.is_not(None)).order_by(prediction.c.quantity, prediction.c.run_id)
+        select(*columns, run.c.stage, run.c.inputs_hash, run.c.config_hash)
+        .join(run, run.c.run_id == prediction.c.run_id)
+        .where(prediction.c.actual.is_not(None))
+        .order_by(prediction.c.quantity, run.c.started, run.c.run_id)
     )
-    if but is not None:
-        same = select(run.c.run_id).where(run.c.inputs_hash == but[0], run.c.config_hash == but[1])
-        query = query.where(prediction.c.run_id.not_in(same))
-    return [Prediction(**values) for values in ledger.records(query)]
+    found = {}
+    for values in ledger.records(query):
+        of_run = tuple(values.pop(name) for name in ("stage", "inputs_hash", "config_hash"))
+        if of_run[1:] != but:
+            found[values["quantity"], of_run] = Prediction(**values)
+    return list(found.values())
 
 
 def spend(ledger: Ledger, run_id: str, price_ref: str, quantity: float) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 
 from metier.core.arm_config import NO_MODEL_KINDS
 from metier.core.errors import DataError, GateClosed, counted
-from metier.core.precision import Holdout
+from metier.core.precision import Holdout, Plan, expected_gain
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import TargetKind
+from metier.core.settings import DecisionConfig
 from metier.road.annotators import annotators_of, every_vote, label_ceiling
 from metier.road.buying import bought_money
 from metier.road.cost import (
@@ -28,7 +29,8 @@ from metier.road.curve import Pilot, pilot_minutes, run_pilot
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
 from metier.road.past import record_pilot
-from metier.road.plan import Plan, make_plan
+from metier.road.plan import Plan as RunPlan
+from metier.road.plan import make_plan
 from metier.road.progress import Watcher, minutes_text
 from metier.road.readiness import holdout_of
 from metier.road.rehearsal import require_room
@@ -44,8 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Assessed", "assess_project"]
 
 POWER = 0.80
-LEVEL = 0.80
-"""Of the interval a dev score and the forecast are told with."""
+LEVEL = 0.80  # of the interval a dev score and the forecast are told with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,8 +85,12 @@ class Assessed:
     rows_needed: int | None
     """Hold-out rows that show `plan_gain` to reach the margin with power .8; None: no number that can be collected."""
     num_holdout: int
+    num_groups: int
+    """Groups they come from."""
+    correlation: float | None
+    """How alike dev scores within a group are, 0-1; None: not measured, and 0 is planned with."""
     design_effect: float
-    """How many times that many rows are needed because hold-out rows share groups; in `rows_needed`."""
+    """How many times the rows are needed because hold-out rows share groups; in `rows_needed`."""
     tune_minutes: float
     run_minutes: float
     money: Money
@@ -156,10 +161,22 @@ class Assessed:
         more, cost = self.rows_needed - self.num_holdout, ""
         if self.money.label_row is not None:
             cost = f" {more:,} more cost {self.money.currency} {more * self.money.label_row:,.2f} of a person's time."
+        groups = ""
+        if self.num_groups < self.num_holdout:
+            groups = f" ({-(-self.rows_needed * self.num_groups // self.num_holdout):,} groups)"
         return [
-            f"the hold-out has {self.num_holdout} rows, about {self.rows_needed} are needed to show a gain of "
+            f"the hold-out has {self.num_holdout} rows, about {self.rows_needed}{groups} are needed to show a gain of "
             f"{self.plan_gain:.3g}.{cost}"
         ]
+
+    @property
+    def _sharing(self) -> str:
+        """What groups do to the rows that are needed."""
+        if self.num_groups == self.num_holdout:
+            return ""
+        if self.correlation is None:
+            return "; rows share groups, and how alike they are was not measured"
+        return f"; rows share groups: {self.design_effect:.2f} times as many" if self.design_effect >= 1.005 else ""
 
     def as_json(self) -> dict[str, Any]:
         """The answer as JSON values."""
@@ -176,8 +193,7 @@ class Assessed:
         planned = f"planned gain {self.plan_gain:.3g}, to reach {self.margin:.3g}"
         lines.append(f"headroom above {self.best}: {self.headroom:.3f}; {planned}")
         needed = "no number decides" if self.rows_needed is None else f"about {self.rows_needed}"
-        shared = f"; rows share groups: {self.design_effect:.2f} times as many" if self.design_effect > 1 else ""
-        lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8{shared})")
+        lines.append(f"hold-out rows: {self.num_holdout} at hand, {needed} needed (power .8{self._sharing})")
         if self.pilot is not None:
             tried = ", ".join(f"{point.score:.3f} on {point.num_train:,} rows" for point in self.pilot.points)
             told = self.pilot.forecast
@@ -222,8 +238,11 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         annotators = annotators_of(session, parts) if by_label else None
         ceiling = None if annotators is None else label_ceiling(annotators)
         trials = fit_untuned(session, parts, plan)
-        design = _design_effect(session, parts, trials, holdout_of(session, ground, parts))
-        found = _assessed(session, parts, plan, trials, ceiling=ceiling, bought=bought, design=design)
+        holdout = holdout_of(session, ground, parts)
+        found = _assessed(
+            session, plan, trials, holdout,
+            correlation=_correlation(session, parts, trials, holdout), ceiling=ceiling, bought=bought,
+        )  # fmt: skip
         if found.answer == "go" and _has_room(session, parts, plan):  # else it is clear, or there is no time
             tuning = Tuning(session, parts, plan)
             found = replace(found, pilot=run_pilot(session, parts, tuning))
@@ -237,7 +256,7 @@ def spent_minutes(session: Session) -> float:
     return sum(stage.seconds for stage in session.stages.values()) / 60
 
 
-def _has_room(session: Session, parts: Parts, plan: Plan) -> bool:
+def _has_room(session: Session, parts: Parts, plan: RunPlan) -> bool:
     """Whether the pilot fits into what `[budget] minutes` leaves; where not, that is said."""
     minutes = pilot_minutes(session.config, plan, num_dev=len(parts.dev), num_holdout=parts.num_holdout)
     left = session.config.budget.minutes - spent_minutes(session)
@@ -249,39 +268,59 @@ def _has_room(session: Session, parts: Parts, plan: Plan) -> bool:
     return minutes <= left
 
 
-def _design_effect(session: Session, parts: Parts, trials: Sequence[FittedTrial], holdout: Holdout) -> float:
-    """How many times more rows are needed because rows of the hold-out share groups.
+def _correlation(session: Session, parts: Parts, trials: Sequence[FittedTrial], holdout: Holdout) -> float | None:
+    """How alike dev scores within a group are, 0-1; None where no group has two rows that were answered.
 
-    The correlation is that of the best arm's dev scores: differences to an arm that is not tuned yet are not known.
-    Where no group has two dev rows it cannot be measured, and 1 is told.
+    Of an arm that answers all dev rows in seconds where there is one, else of the best arm's single requests: what a
+    model that is not tuned yet will gain is not known.
     """
-    from metier.core.stats import design_effect, intra_class_correlation
+    from metier.core.stats import intra_class_correlation
     from metier.evaluate import group_ids
 
-    ran = [trial.dev for trial in trials if trial.dev is not None]
-    if not ran or not holdout.grouped:
-        return 1.0
-    best = max(ran, key=lambda dev: float(np.mean(dev.scores)))
-    row_by_id = {row.row_id: row for row in parts.dev}
-    groups = group_ids([row_by_id[row_id] for row_id in best.row_ids], session.group_column, key=session.key)
-    if not 2 <= len(set(groups)) < len(groups):
-        return 1.0
-    return design_effect(holdout.sizes, intra_class_correlation(best.scores, groups))
+    if not holdout.grouped:
+        return None
+    best = max((t for t in trials if t.dev is not None), key=lambda t: float(np.mean(t.dev.scores)) if t.dev else 0.0)
+    quick = next((t.arm for t in trials if t.arm is not None and t.kind in NO_MODEL_KINDS), None)
+    rows, single = parts.dev, best.dev
+    if quick is not None:
+        results = session.grader.score_all(rows, [reply.text for reply in quick.reply(rows)])
+        scores = [result.score for result in results]
+    elif single is not None:
+        row_by_id = {row.row_id: row for row in parts.dev}
+        rows, scores = [row_by_id[row_id] for row_id in single.row_ids], list(single.scores)
+    groups = group_ids(rows, session.group_column, key=session.key)
+    return intra_class_correlation(scores, groups) if 2 <= len(set(groups)) < len(groups) else None
+
+
+def _rows_needed(decision: DecisionConfig, holdout: Holdout, plan: Plan, *, num_rivals: int) -> int | None:
+    """Hold-out rows in all, of the make of these, for power .8 over all rivals: by the arithmetic of the verdict."""
+    from metier.core.stats import rows_to_clear
+
+    if plan.plan_gain <= plan.margin:
+        return None
+    return rows_to_clear(
+        expected_gain(holdout, plan, worst=False),
+        truth=plan.plan_gain,
+        limit=plan.margin,
+        alpha=plan.alpha,
+        power=1 - (1 - POWER) / num_rivals,  # every rival must be passed, as in the verdict
+        max_rows=decision.max_holdout_rows,
+    )
 
 
 def _assessed(
     session: Session,
-    parts: Parts,
-    plan: Plan,
+    plan: RunPlan,
     trials: list[FittedTrial],
+    holdout: Holdout,
     *,
+    correlation: float | None = None,
     ceiling: Estimate | None = None,
     bought: float = 0.0,
-    design: float = 1.0,
 ) -> Assessed:
     """The answer of the arms that need no tuning, and of what is predicted of the tuning."""
     from metier.assess import gain_bound, planned_gain, resolved_question
-    from metier.core.stats import rows_for_margin
+    from metier.core.stats import design_effect
 
     decision = session.config.decision
     scores = {t.name: float(np.mean(t.dev.scores)) for t in trials if t.dev is not None}
@@ -297,6 +336,14 @@ def _assessed(
     # The tuned arm is not measured yet: the disagreement planned for is that of two arms that err independently.
     expected = min(1.0, scores[best] + plan_gain)
     discordance = min(1.0, scores[best] * (1 - expected) + expected * (1 - scores[best]))
+    wanted = Plan(
+        margin=margin,
+        plan_gain=plan_gain,
+        alpha=decision.alpha / decision.max_looks,
+        discordance=discordance,
+        spread=max(discordance - plan_gain**2, 0.0) ** 0.5,  # graded scores vary no more than yes-no ones
+        correlation=correlation or 0.0,
+    )
     return Assessed(
         dev_scores=scores,
         num_dev=max(len(t.dev.scores) for t in trials if t.dev is not None),
@@ -305,24 +352,18 @@ def _assessed(
         headroom=(1.0 if ceiling is None else ceiling.value) - scores[best],
         margin=margin,
         plan_gain=plan_gain,
-        rows_needed=rows_for_margin(
-            plan_gain=plan_gain,
-            margin=margin,
-            discordance=discordance,
-            power=1 - (1 - POWER) / len(scores),  # every rival must be passed, as in the verdict
-            alpha=decision.alpha / decision.max_looks,
-            design_effect=design,
-            max_rows=decision.max_holdout_rows,
-        ),
-        num_holdout=parts.num_holdout,
-        design_effect=design,
+        rows_needed=_rows_needed(decision, holdout, wanted, num_rivals=len(scores)),
+        num_holdout=holdout.num_rows,
+        num_groups=holdout.num_groups,
+        correlation=correlation,
+        design_effect=design_effect(holdout.sizes, correlation or 0.0),
         tune_minutes=plan.predictions["tune_minutes"][0],
         run_minutes=plan.predictions["run_minutes"][0],
         money=_money(session, plan, costs, plan_gain, bought=bought),
     )
 
 
-def _money(session: Session, plan: Plan, costs: TuningCosts, plan_gain: float, *, bought: float) -> Money:
+def _money(session: Session, plan: RunPlan, costs: TuningCosts, plan_gain: float, *, bought: float) -> Money:
     """Money, as far as the predicted minutes and the declared value tell it."""
     from metier.assess import break_even, net_worth
 
@@ -338,7 +379,7 @@ def _money(session: Session, plan: Plan, costs: TuningCosts, plan_gain: float, *
 
 
 def _predicted_costs(
-    session: Session, trials: list[FittedTrial], best: str, plan: Plan, *, bought: float
+    session: Session, trials: list[FittedTrial], best: str, plan: RunPlan, *, bought: float
 ) -> TuningCosts:
     """What tuning will cost, as far as it is known before: the predicted minutes and the requests measured on dev.
 

@@ -59,6 +59,7 @@ def fix_before_look(
     tune_minutes: float,
     measuring: float,
     num_train_rows: int,
+    tuned_as: str,
 ) -> BeforeLook:
     """Comparators, guard reference, margin, cost ratio, prices and curve: recorded before the look, read back after it.
 
@@ -67,6 +68,7 @@ def fix_before_look(
         GateClosed: the looks of this question are used up.
         StoreError: the look was opened before anything was recorded for it.
     """
+    from metier.assess import prior_hash
     from metier.ledger import record_before_look
 
     wanted = look_id(sealed, trials)
@@ -76,7 +78,7 @@ def fix_before_look(
     facts = _facts(
         session, sealed, trials, tune_minutes=tune_minutes, measuring=measuring, num_train_rows=num_train_rows
     )
-    facts["curve"] = None if curve is None else curve.as_json()
+    facts["curve"] = None if curve is None else {**curve.as_json(), "prior": prior_hash(), "of": tuned_as}
     return record_before_look(session.ledger, look_id=wanted, facts=facts)
 
 

@@ -179,7 +179,7 @@ def _score_all(
     slices = [guard.on.partition("=")[0].strip() for guard in session.config.guard if "=" in guard.on]
     table = ScoreTable.build(rows, scored, groups=groups, slices=slices)
     write_bytes(stage_dir / SCORES_NAME, table.to_parquet())
-    beside = {"fingerprint": fingerprint, "whole_replies": _whole_replies(scored)}
+    beside = {"fingerprint": fingerprint, "broken_replies": _broken_replies(scored)}
     found_beside = {"controls": {**controls.as_json(), **beside}}
     finish_look(session.ledger, opened.look.look_id, result_hash=result_hash(table), found_beside=found_beside)
     write_json(stage_dir / "look.json", {"look_id": opened.look.look_id})
@@ -266,15 +266,15 @@ def _fingerprint_control(ran: Sequence[FittedTrial], scored: Sequence[ArmScores]
     )
 
 
-def _whole_replies(scored: Sequence[ArmScores]) -> str:
-    """Which arms gave replies that are not whole: they count as what came."""
+def _broken_replies(scored: Sequence[ArmScores]) -> str:
+    """How many replies of which arms are not whole; they count as what came."""
     told = []
     for arm in scored:
         ends = Counter(reply.finish for reply in arm.replies)
         if ends["refused"] or ends["length"]:
             parts = [f"{ends[end]} {words}" for end, words in BROKEN_ENDS.items() if ends[end]]
-            told.append(f"{arm.arm}: {', '.join(parts)} of {len(arm.replies)}")
-    return "; ".join(told) or "all"
+            told.append(f"{' and '.join(parts)}, of {len(arm.replies)} of {arm.arm}")
+    return "; ".join(told) or "none"
 
 
 def result_hash(table: ScoreTable) -> str:

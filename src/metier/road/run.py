@@ -25,7 +25,7 @@ from metier.road.curve import measure_curve
 from metier.road.cut import Parts, Sealed, cut_rows, seal_parts
 from metier.road.ground import Ground, read_and_check, record_ground
 from metier.road.look import SCORES_NAME, Looked, look_at_holdout
-from metier.road.past import past_predictions, score_forecasts
+from metier.road.past import past_predictions, run_hashes, score_forecasts
 from metier.road.plan import Plan, make_plan
 from metier.road.probe import probe_exposure
 from metier.road.progress import Progress, Watcher
@@ -112,6 +112,7 @@ def run_road(
             tune_minutes=tuning.minutes,
             measuring=measuring_cost(plan.predicted_s, config.price, bought=bought),
             num_train_rows=len(parts.train),
+            tuned_as=tuning.likeness,
         )  # fmt: skip
         looked = look_at_holdout(session, parts, sealed, trials, tuning)
         session.progress.enter("report")
@@ -141,7 +142,7 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
         model = tuning.register(parts)
         scores = found.looked.table.scores_of(found.before.facts["tuned"])
         mean = sum(scores.values()) / len(scores)
-        score_forecasts(session, tuning, found.before, score=mean, num_rows=len(scores))
+        score_forecasts(session, tuning, score=mean, num_rows=len(scores))
         report = build_report(
             session, parts, plan, found.trials, found.looked, found.before,
             {
@@ -175,20 +176,27 @@ def _report(session: Session, ground: Ground, parts: Parts, plan: Plan, tuning: 
 
 def _record_run(session: Session, plan: Plan, sealed: Sealed, measured: Measured) -> None:
     """Put the run into the ledger: what was predicted, what happened, and the machine time beside the tuning's."""
-    from metier.ledger import finish_run, predict, record_actual, spend, start_run
+    from metier.ledger import finish_run, predict, record_actual, runs_of, spend, spent, start_run
 
+    inputs_hash, config_hash = run_hashes(session, sealed)
+    earlier = [
+        one.run_id
+        for one in runs_of(session.ledger, "run")
+        if (one.inputs_hash, one.config_hash) == (inputs_hash, config_hash)
+    ]
     run_id = start_run(
         session.ledger,
         stage="run",
-        inputs_hash=sealed.split_id,
-        config_hash=value_hash(asdict(session.config)),
+        inputs_hash=inputs_hash,
+        config_hash=config_hash,
         stage_version=str(REPORT_VERSION),
     )
     for entry in plan_entries(plan, measured):
         predict(session.ledger, run_id, entry.quantity, predicted=entry.predicted, low=entry.low, high=entry.high)
         if entry.actual is not None:
             record_actual(session.ledger, run_id, entry.quantity, entry.actual)
-    spend(session.ledger, run_id, "machine_hour", measured.run_minutes / 60 - book_tuning(session) / 3600)
+    if not any(spent(session.ledger, one) for one in earlier):  # a report written anew took no machine time
+        spend(session.ledger, run_id, "machine_hour", measured.run_minutes / 60 - book_tuning(session) / 3600)
     finish_run(session.ledger, run_id)
 
 

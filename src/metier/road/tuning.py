@@ -63,6 +63,14 @@ class Tuning:
         order = chosen_rows(len(rendered.train), self.plan.num_train_rows, seed=seed)
         return replace(rendered, train=[rendered.train[i] for i in order])
 
+    @property
+    def likeness(self) -> str:
+        """Hash of what makes a tuning but its rows: base, objective, settings, and how replies are graded."""
+        session = self.session
+        graded = {name: session.question[name] for name in ("metric", "convention", "code")}
+        made = {"objective": session.config.tune.objective, "tune": asdict(self.sft_config), "graded": graded}
+        return value_hash({**made, "base": session.base.function_sha256, "template": session.base.template_sha256})
+
     @cached_property
     def stage(self) -> Stage:
         """The last finished stage of the objective; a killed run goes on at its last checkpoint."""

@@ -60,7 +60,12 @@ SKIP_REASONS: Mapping[str, str] = MappingProxyType(
     }
 )
 _QUANTITIES = MappingProxyType(
-    {"run_minutes": "run, minutes", "tune_minutes": "tuning, minutes", "peak_memory_gib": "peak memory, GiB"}
+    {
+        "run_minutes": "run, minutes",
+        "tune_minutes": "tuning, minutes",
+        "peak_memory_gib": "peak memory, GiB",
+        "tuned_score": "score of the tuned model, forecast from fewer rows",
+    }
 )
 _METHODS = MappingProxyType({"bonett_price": "Bonett-Price", "cr2_t": "CR2 t over groups"})
 _SETTINGS = MappingProxyType(

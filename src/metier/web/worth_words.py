@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from metier.core.report import Assumption, Forecast, MissingRows, MoneyReport, Outcome, Report
 from metier.web.numbers import DASH, money, percent, points
-from metier.web.sentences import Line
+from metier.web.sentences import Line, quantity_words
 
 __all__ = ["forecast_lines", "missing_lines", "money_lines", "past_lines", "significant", "size", "turn_lines"]
 
@@ -178,5 +178,9 @@ def past_lines(report: Report) -> list[Line]:
         told = f"{past['within']:.0f} of {past['runs']:.0f} within their range"
         if (ratio := past.get("median_ratio")) is not None:
             told += f"; what happened was {ratio:.2f} times the prediction (median)"
-        lines.append(Line(name.replace("_", " "), told))
+        if (difference := past.get("median_difference")) is not None:
+            told += (
+                f"; what came lay {points(abs(difference))} points {'above' if difference > 0 else 'below'} (median)"
+            )
+        lines.append(Line(quantity_words(name), told))
     return lines
