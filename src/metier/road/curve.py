@@ -10,7 +10,7 @@ are stored for the whole run are read, not computed again. The hold-out is not k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "pilot_minutes", "run_pilot"]
 
-CURVE_VERSION = 1
+CURVE_VERSION = 2
 QUICK_KINDS = ("small", "template")
 """Arms that learn from rows in seconds; a language model would have to answer all dev rows again for every part."""
+MIN_EVALS = 2
+"""Evaluations of the dev loss in the smallest part: as many as in the whole run would cost more than its steps."""
 MIN_ANCHORS = 3
 """Different numbers of rows that a curve needs."""
 PILOT_FRACTIONS = (0.0625, 0.125, 0.25)
@@ -213,7 +215,8 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fracti
     rows, train_seed = tuning.rendered.train, derived_seed(chain_seed, "tune")
     order = generator(chain_seed, "rows").permutation(len(rows))
     taken = sorted(order[: _size(len(rows), fraction)].tolist())
-    config = tuning.sft_config
+    evals = min(tuning.sft_config.evals, max(MIN_EVALS, round(fraction * tuning.sft_config.evals)))
+    config = replace(tuning.sft_config, evals=evals)
 
     def work(stage_dir: Path) -> None:
         result = tune(
