@@ -208,7 +208,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--quick", action="store_true", help="a tiny random model and made-up rows: checks the script")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="judge the scores in an earlier run's JSON anew")
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="tune nothing: judge the scores in the JSON of an earlier run"
+    )
     parser.add_argument("--json", action="store_true", help="only the JSON object on stdout")
     args = parser.parse_args()
     from metier.models import make_tiny_model, resolve
