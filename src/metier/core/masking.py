@@ -77,8 +77,10 @@ def _masked(core: str, keep: Collection[str], *, begins: bool) -> str:
 
 def _is_shown(word: str, keep: Collection[str], *, begins: bool) -> bool:
     lowered = word.lower()
+    if _WORD.fullmatch(word) is None:  # also an accent that is a character of its own
+        return False
     if word == lowered:
-        return _WORD.fullmatch(word) is not None and (_bare(word) in _listed("shown") or word in keep)
+        return _bare(word) in _listed("shown") or word in keep
     if word in ("I", "I'm", "I've", "I'll", "I'd"):
         return True
     return begins and word[1:] == lowered[1:] and _bare(lowered) in _listed("openers")
