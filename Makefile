@@ -40,7 +40,7 @@ docs: $(VENV)/.dev  ## write the generated pages again
 	$(BIN)/python checks/schemas.py
 	$(BIN)/python checks/cost_table.py
 
-test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about ten minutes on two cores
+test: $(VENV)/.dev  ## the default suite: CPU, no network beyond the package index, about fifteen minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 mutate: $(VENV)/.dev  ## every mutant must be caught by its own error
