@@ -17,8 +17,9 @@ from metier.core.rows import Message, Meta, Role, Row, Target, TargetKind, make_
 from metier.core.settings import DecisionConfig, PriceConfig, ValueConfig
 from metier.core.trials import Reply
 from metier.core.votes import Estimate
-from metier.road.assess import Assessed, _assessed, _correlation, _has_room
+from metier.road.assess import Assessed, _assessed, _has_room
 from metier.road.curve import Pilot, pilot_minutes
+from metier.road.holdout_rows import group_correlation
 from metier.road.plan import Choice, gave_up
 from metier.road.trials import DevReplies, FittedTrial
 
@@ -125,8 +126,10 @@ def test_how_alike_rows_of_a_group_are_is_measured_on_all_dev_rows_where_an_arm_
     found = replace(found, arm=cast(Any, echo), dev=single)
     session: Any = SimpleNamespace(group_column="customer", key=b"key", grader=echo)
     parts: Any = SimpleNamespace(dev=rows)
-    correlation = _correlation(session, parts, [found], Holdout(sizes=sizes, binary=True))
+    correlation = group_correlation(session, parts, [found], Holdout(sizes=sizes, binary=True))
     assert correlation == (None if expected is None else pytest.approx(expected))
+    skipped = replace(found, arm=None, dev=None)
+    assert group_correlation(session, parts, [skipped], Holdout(sizes=sizes, binary=True)) is None, "no arm ran"
     assert echo.asked == (4 if kind == "small" and max(sizes) > 1 else 0), "a language model is not asked again"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,9 @@ import numpy as np
 
 from metier.core.arm_config import NO_MODEL_KINDS
 from metier.core.errors import DataError, GateClosed, counted
-from metier.core.precision import Holdout, Plan, expected_gain
+from metier.core.precision import Holdout, Plan
 from metier.core.project_file import ProjectConfig
 from metier.core.rows import TargetKind
-from metier.core.settings import DecisionConfig
 from metier.road.annotators import annotators_of, every_vote, label_ceiling
 from metier.road.buying import bought_money
 from metier.road.cost import (
@@ -28,6 +27,7 @@ from metier.road.cost import (
 from metier.road.curve import Pilot, pilot_minutes, run_pilot
 from metier.road.cut import Parts, cut_rows
 from metier.road.ground import read_and_check
+from metier.road.holdout_rows import group_correlation, rows_to_plan
 from metier.road.past import record_pilot
 from metier.road.plan import Plan as RunPlan
 from metier.road.plan import make_plan
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Assessed", "assess_project"]
 
-POWER = 0.80
-LEVEL = 0.80  # of the interval a dev score and the forecast are told with
+LEVEL = 0.80
+"""Of the interval a dev score and the forecast are told with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,7 +241,7 @@ def assess_project(project_dir: Path, config: ProjectConfig, *, watcher: Watcher
         holdout = holdout_of(session, ground, parts)
         found = _assessed(
             session, plan, trials, holdout,
-            correlation=_correlation(session, parts, trials, holdout), ceiling=ceiling, bought=bought,
+            correlation=group_correlation(session, parts, trials, holdout), ceiling=ceiling, bought=bought,
         )  # fmt: skip
         if found.answer == "go" and _has_room(session, parts, plan):  # else it is clear, or there is no time
             tuning = Tuning(session, parts, plan)
@@ -266,46 +266,6 @@ def _has_room(session: Session, parts: Parts, plan: RunPlan) -> bool:
             f"leaves {minutes_text(max(0.0, left))}."
         )
     return minutes <= left
-
-
-def _correlation(session: Session, parts: Parts, trials: Sequence[FittedTrial], holdout: Holdout) -> float | None:
-    """How alike dev scores within a group are, 0-1; None where no group has two rows that were answered.
-
-    Of an arm that answers all dev rows in seconds where there is one, else of the best arm's single requests: what a
-    model that is not tuned yet will gain is not known.
-    """
-    from metier.core.stats import intra_class_correlation
-    from metier.evaluate import group_ids
-
-    if not holdout.grouped:
-        return None
-    best = max((t for t in trials if t.dev is not None), key=lambda t: float(np.mean(t.dev.scores)) if t.dev else 0.0)
-    quick = next((t.arm for t in trials if t.arm is not None and t.kind in NO_MODEL_KINDS), None)
-    rows, single = parts.dev, best.dev
-    if quick is not None:
-        results = session.grader.score_all(rows, [reply.text for reply in quick.reply(rows)])
-        scores = [result.score for result in results]
-    elif single is not None:
-        row_by_id = {row.row_id: row for row in parts.dev}
-        rows, scores = [row_by_id[row_id] for row_id in single.row_ids], list(single.scores)
-    groups = group_ids(rows, session.group_column, key=session.key)
-    return intra_class_correlation(scores, groups) if 2 <= len(set(groups)) < len(groups) else None
-
-
-def _rows_needed(decision: DecisionConfig, holdout: Holdout, plan: Plan, *, num_rivals: int) -> int | None:
-    """Hold-out rows in all, of the make of these, for power .8 over all rivals: by the arithmetic of the verdict."""
-    from metier.core.stats import rows_to_clear
-
-    if plan.plan_gain <= plan.margin:
-        return None
-    return rows_to_clear(
-        expected_gain(holdout, plan, worst=False),
-        truth=plan.plan_gain,
-        limit=plan.margin,
-        alpha=plan.alpha,
-        power=1 - (1 - POWER) / num_rivals,  # every rival must be passed, as in the verdict
-        max_rows=decision.max_holdout_rows,
-    )
 
 
 def _assessed(
@@ -352,7 +312,7 @@ def _assessed(
         headroom=(1.0 if ceiling is None else ceiling.value) - scores[best],
         margin=margin,
         plan_gain=plan_gain,
-        rows_needed=_rows_needed(decision, holdout, wanted, num_rivals=len(scores)),
+        rows_needed=rows_to_plan(decision, holdout, wanted, num_rivals=len(scores)),
         num_holdout=holdout.num_rows,
         num_groups=holdout.num_groups,
         correlation=correlation,
