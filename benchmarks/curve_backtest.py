@@ -1,7 +1,8 @@
 """Back-test of the learning curve: bands predicted from a quarter of the rows, against what the rest then gave.
 
-    python benchmarks/curve_backtest.py --json     (eight public tasks, thirteen chains of rows each; minutes)
-    python benchmarks/curve_backtest.py --quick    (made-up tasks, in seconds: checks the script)
+    python benchmarks/curve_backtest.py --json --record scores.json  (eight public tasks, thirteen chains each)
+    python benchmarks/curve_backtest.py --json --again scores.json  (trains nothing: predicts anew from those scores)
+    python benchmarks/curve_backtest.py --quick                      (made-up tasks, in seconds: checks the script)
 
 Every chain is its own nested order of rows. Two cheap arms are trained on 1/32, 1/16, 1/8 and 1/4 of them; from each
 chain alone the 80 % band at 1/2 and at all rows is predicted and then measured, on the same dev rows. Coverage is that
@@ -14,9 +15,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,7 @@ MAX_TRAIN, MAX_DEV, LEVEL = 4096, 800, 0.8
 PARTS, HORIZONS = (32, 16, 8, 4), (2, 1)
 BAND = 1.2816 * 2**0.5
 """Half a naive 80 % band over the binomial error: the difference of two draws of the dev rows."""
+MADE_UP = "made up "
 Pairs = list[tuple[str, str]]
 
 
@@ -89,6 +95,12 @@ def made_up(seed: int) -> Pairs:
     return rows
 
 
+@cache
+def pairs_of(task: str) -> Pairs:
+    """The rows of a public task, or of a made-up one."""
+    return TASKS[task]() if task in TASKS else made_up(int(task.removeprefix(MADE_UP)))
+
+
 ARMS: dict[str, Callable[[], Any]] = {  # Any: scikit-learn's estimators
     "linear": lambda: make_pipeline(
         TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10.0, max_iter=300, solver="lbfgs")
@@ -97,8 +109,9 @@ ARMS: dict[str, Callable[[], Any]] = {  # Any: scikit-learn's estimators
 }
 
 
-def chain_scores(pairs: Pairs, make: Callable[[], Any], *, task: str, chain: int) -> tuple[dict[int, float], int]:
+def chain_scores(task: str, arm: str, chain: int) -> dict[str, Any]:  # Any: numbers and names
     """Dev accuracy after each number of rows of one nested chain, and the number of dev rows."""
+    pairs, make = pairs_of(task), ARMS[arm]
     order = np.random.default_rng([2026, chain, *task.encode()]).permutation(len(pairs))
     num_dev = min(MAX_DEV, len(pairs) // 4)
     dev, train = [pairs[i] for i in order[:num_dev]], [pairs[i] for i in order[num_dev:]][:MAX_TRAIN]
@@ -112,7 +125,7 @@ def chain_scores(pairs: Pairs, make: Callable[[], Any], *, task: str, chain: int
         model = make().fit([text for text, _ in rows], [label for _, label in rows])
         found = model.predict([text for text, _ in dev])
         scores[len(rows)] = float(np.mean([said == gold for said, (_, gold) in zip(found, dev, strict=True)]))
-    return scores, num_dev
+    return {"task": task, "arm": arm, "chain": chain, "num_dev": num_dev, "scores": sorted(scores.items())}
 
 
 def interval_score(low: float, high: float, actual: float) -> float:
@@ -120,27 +133,39 @@ def interval_score(low: float, high: float, actual: float) -> float:
     return high - low + 2 / (1 - LEVEL) * (max(0.0, low - actual) + max(0.0, actual - high))
 
 
-def predictions(task: str, pairs: Pairs, num_chains: int) -> Iterator[dict[str, Any]]:  # Any: numbers and names
-    """Both horizons of every chain of both arms."""
-    for arm, make in ARMS.items():
-        for chain in range(num_chains):
-            scores, num_dev = chain_scores(pairs, make, task=task, chain=chain)
-            sizes = sorted(scores)
-            known = [CurvePoint(num_train=n, chain_seed=chain, train_seed=0, score=scores[n]) for n in sizes[:-2]]
-            fit, last = fit_curve(known, num_dev=num_dev), known[-1].score
-            for size in sizes[-2:]:
-                band, actual = fit.forecast(size, level=LEVEL), scores[size]
-                times = size / known[-1].num_train
-                slope = last + (last - known[-2].score) * float(np.log2(times))
-                half = BAND * (max(last * (1 - last), 1 / num_dev) / num_dev) ** 0.5
-                yield {
-                    "task": task, "arm": arm, "chain": chain, "times": round(times, 2), "low": band.low,
-                    "high": band.high, "mean": fit.mean(size), "actual": actual,
-                    "covered": band.low <= actual <= band.high,
-                    "score": interval_score(band.low, band.high, actual),
-                    "score_last_value": interval_score(last - half, last + half, actual),
-                    "score_last_slope": interval_score(slope - half, slope + half, actual),
-                }  # fmt: skip
+def predictions(record: dict[str, Any]) -> list[dict[str, Any]]:  # Any: numbers and names
+    """Both horizons of one chain of one arm, from what `chain_scores` gave."""
+    sizes, num_dev = [(int(n), float(score)) for n, score in record["scores"]], record["num_dev"]
+    known = [CurvePoint(num_train=n, chain_seed=0, train_seed=0, score=score) for n, score in sizes[:-2]]
+    fit, last = fit_curve(known, num_dev=num_dev), known[-1].score
+    found = []
+    for size, actual in sizes[-2:]:
+        band = fit.forecast(size, level=LEVEL)
+        times = size / known[-1].num_train
+        slope = last + (last - known[-2].score) * float(np.log2(times))
+        half = BAND * (max(last * (1 - last), 1 / num_dev) / num_dev) ** 0.5
+        found.append({
+            **{name: record[name] for name in ("task", "arm", "chain")},
+            "times": round(times, 2), "low": band.low, "high": band.high, "mean": fit.mean(size), "actual": actual,
+            "covered": band.low <= actual <= band.high,
+            "score": interval_score(band.low, band.high, actual),
+            "score_last_value": interval_score(last - half, last + half, actual),
+            "score_last_slope": interval_score(slope - half, slope + half, actual),
+        })  # fmt: skip
+    return found
+
+
+def in_processes(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:  # Any: what `work` takes
+    """`work` of every call, in the order of `calls`, on every core: one thread a process, so that none waits."""
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(work, *call): place for place, call in enumerate(calls)}
+        found: list[Any] = [None] * len(calls)
+        for number, done in enumerate(as_completed(waiting), 1):
+            found[waiting[done]] = done.result()
+            if not number % 26:
+                print(f"{work.__name__}: {number} of {len(calls)}", file=sys.stderr)
+    return found
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:  # Any: numbers and names
@@ -174,13 +199,18 @@ def main() -> int:
     parser.add_argument("--chains", type=int, default=13)
     parser.add_argument("--quick", action="store_true", help="made-up tasks: checks the script")
     parser.add_argument("--json", action="store_true", help="only the JSON object on stdout")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="write the scores of every chain")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="train nothing: predict from the scores in FILE")
     args = parser.parse_args()
-    tasks = {f"made up {seed}": made_up(seed) for seed in range(2)} if args.quick else {}
-    tasks = tasks or {name: read() for name, read in TASKS.items()}
-    found: list[dict[str, Any]] = []
-    for task, pairs in tasks.items():
-        found += predictions(task, pairs, 2 if args.quick else args.chains)
-        print(f"{task}: {len(pairs)} rows, {len(found)} predictions so far", file=sys.stderr)
+    tasks = [f"{MADE_UP}{seed}" for seed in range(2)] if args.quick else list(TASKS)
+    chains = range(2 if args.quick else args.chains)
+    if args.again is not None:
+        records = json.loads(args.again.read_text(encoding="utf-8"))
+    else:
+        records = in_processes(chain_scores, [(task, arm, chain) for task in tasks for arm in ARMS for chain in chains])
+    if args.record is not None:
+        args.record.write_text(json.dumps(records), encoding="utf-8")
+    found = [row for rows in in_processes(predictions, [(record,) for record in records]) for row in rows]
     print(json.dumps(summary(found), indent=None if args.json else 2))
     return 0
 

@@ -52,23 +52,9 @@ def test_a_curve_that_only_begins_to_fall_is_explained_by_the_delayed_form() -> 
     truth = {n: 0.3 + 0.6 * (1 - ((n + 800) / 800) ** -1.0) for n in (50, 100, 200, 400, 800)}
     rng = np.random.default_rng(4)
     fit = fit_curve(points([(n, s + rng.normal(0, 0.008)) for n, s in truth.items() for _ in range(3)]), num_dev=2000)
-    assert fit.form_weights["rectified"] + fit.form_weights["sudden"] > 0.9
+    assert fit.form_weights["rectified"] > 0.9
     actual = 0.3 + 0.6 * (1 - ((3200 + 800) / 800) ** -1.0)
     assert fit.forecast(3200).low < actual < fit.forecast(3200).high
-
-
-def test_a_score_that_stays_at_nothing_and_then_jumps_is_explained_by_the_sudden_form() -> None:
-    """A fall of the cube of the rows past 150 of them: nine tenths of it happen within two doublings."""
-
-    def truth(num_rows: float) -> float:
-        return 0.7 * (1 - 1 / (1 + (num_rows / 150) ** 3))
-
-    rng = np.random.default_rng(5)
-    seen = [(n, max(0.0, truth(n) + rng.normal(0, 0.01))) for n in (16, 32, 64, 128) for _ in range(3)]
-    fit = fit_curve(points(seen), num_dev=500)
-    assert fit.form_weights["sudden"] > 0.6
-    for rows in (256, 512):
-        assert fit.forecast(rows).low < truth(rows) < fit.forecast(rows).high
 
 
 def test_more_runs_and_more_dev_rows_narrow_a_band_and_new_rows_widen_it() -> None:

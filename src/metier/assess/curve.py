@@ -4,19 +4,18 @@
     >>> fit.forecast(4000)  # doctest: +SKIP
     Forecast(num_train=4000, low=0.81, high=0.87, level=0.8)
 
-Four forms of the error e at n rows are averaged by how well they explain the points, none is chosen:
+Three forms of the error e at n rows are averaged by how well they explain the points, none is chosen:
 
     constant    e = e0
     power       e = e0 ((1 - s) + s (n / n0)^-b)
     rectified   e = e0 ((1 - s) + s ((n + d) / (n0 + d))^-b)
-    sudden      e = e0 ((1 - s) + s (1 + (n0 / m)^k) / (1 + (n / m)^k))
 
-with n0 the most rows measured. The rectified form is flat before it falls, as fine-tuning often is; the sudden one is
-flat until about m rows and falls within a few doublings: a small model has to learn first to name labels at all.
-Shapes are drawn from their prior on a fixed grid and weighted by the marginal likelihood of the points (e0 is
-integrated out), so that the width of a band comes from everything that four anchors leave open: the form, its exponent
-and its floor, the spread between runs, and, for other rows than those scored, the sampling of rows. The same points
-give the same band.
+with n0 the most rows measured. The rectified form is flat before it falls, as fine-tuning often is. Shapes are drawn
+from their prior on a fixed grid and weighted by the marginal likelihood of the points (e0 is integrated out), so that
+the width of a band comes from everything that four anchors leave open: the form, its exponent and its floor, the
+spread between runs, and, for other rows than those scored, the sampling of rows. The same points give the same band.
+A score that jumps within a doubling or two is foreseen by none of them; a form for it made bands too wide on curves
+that do not jump (`docs/forecasts.md`).
 
 Source: Hestness et al. 2017, arXiv:1712.00409, for the power law; Lin et al. 2024, arXiv:2402.02314, for the rectified
 one; Jain et al. 2023, arXiv:2303.01598, for how far a single power law from few points is off.
@@ -52,9 +51,9 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
-FORMS = {"constant": 0.2, "power": 0.3, "rectified": 0.3, "sudden": 0.2}
+FORMS = {"constant": 0.2, "power": 0.4, "rectified": 0.4}
 """The forms and what each is worth before a point is seen."""
-CONSTANT, _, RECTIFIED, SUDDEN = range(len(FORMS))
+CONSTANT, _, RECTIFIED = range(len(FORMS))
 MAX_TIMES = 4.0
 """A forecast reaches at most so many times the rows that were measured."""
 MIN_ANCHORS, MIN_CHAINS = 3, 3
@@ -66,12 +65,6 @@ EXPONENT = (0.5, 0.7)
 """Median and log-sd of b. Published exponents lie between .1 and 1 (Hestness et al. 2017)."""
 DELAY = (0.05, 3.0)
 """Range of d / n0, uniform in its logarithm."""
-SHARE_POWER = 0.5
-"""A uniform number to this power is s: a floor below half of the error is likelier than one above."""
-STEEPNESS = (2.0, 0.6)
-"""Median and log-sd of k."""
-ONSET = (0.5, 8.0)
-"""Range of m / n0, uniform in its logarithm."""
 RUN_SD = (0.9, 0.6)
 """Median and log-sd of the spread between runs, as a share of the binomial error of the scored rows: two runs err
 on other rows in part only."""
@@ -81,7 +74,7 @@ WIDENING = (0.0, 0.7)
 
 def prior_hash() -> str:
     """Hash of forms and priors: two versions with the same one make the same bands of the same points."""
-    numbers = [EXPONENT, DELAY, STEEPNESS, ONSET, RUN_SD, WIDENING, NUM_SHAPES, MIN_EFFECTIVE, FLAT, SHARE_POWER]
+    numbers = [EXPONENT, DELAY, RUN_SD, WIDENING, NUM_SHAPES, MIN_EFFECTIVE, FLAT]
     return value_hash({"forms": FORMS, "numbers": numbers})
 
 
@@ -91,12 +84,9 @@ class _Shapes:
 
     form_S: npt.NDArray[np.int64]
     share_S: Floats
-    """Of the error at n0, what enough rows would remove: twice as likely near 1 as near a half."""
+    """Of the error at n0, what enough rows would remove: uniform."""
     exponent_S: Floats
     delay_S: Floats
-    """In units of n0."""
-    steepness_S: Floats
-    onset_S: Floats
     """In units of n0."""
     run_S: Floats
     """Spread between runs over the binomial error."""
@@ -104,9 +94,7 @@ class _Shapes:
 
     def relative(self, times: float) -> Floats:
         """Error at `times` the reference rows, over that at the reference, (S,)."""
-        gradual_S = ((times + self.delay_S) / (1 + self.delay_S)) ** -self.exponent_S
-        sudden_S = (1 + self.onset_S**-self.steepness_S) / (1 + (times / self.onset_S) ** self.steepness_S)
-        fallen_S = np.where(self.form_S == SUDDEN, sudden_S, gradual_S)
+        fallen_S = ((times + self.delay_S) / (1 + self.delay_S)) ** -self.exponent_S
         return 1 - self.share_S + self.share_S * fallen_S
 
 
@@ -119,14 +107,12 @@ def _shapes() -> _Shapes:
     unit_SU = np.tile(unit_SU, (len(FORMS), 1))
     form_S = np.repeat(np.arange(len(FORMS)), NUM_SHAPES)
     share_S, exponent_S, delay_S, run_S, widening_S = unit_SU.T
-    (low, high), (first, last) = np.log(DELAY), np.log(ONSET)
+    low, high = np.log(DELAY)
     return _Shapes(
         form_S=form_S,
-        share_S=np.where(form_S == CONSTANT, 0.0, share_S**SHARE_POWER),
+        share_S=np.where(form_S == CONSTANT, 0.0, share_S),
         exponent_S=EXPONENT[0] * np.exp(EXPONENT[1] * stats.norm.ppf(exponent_S)),
         delay_S=np.where(form_S == RECTIFIED, np.exp(low + (high - low) * delay_S), 0.0),
-        steepness_S=STEEPNESS[0] * np.exp(STEEPNESS[1] * stats.norm.ppf(exponent_S)),
-        onset_S=np.exp(first + (last - first) * delay_S),
         run_S=RUN_SD[0] * np.exp(RUN_SD[1] * stats.norm.ppf(run_S)),
         widening_S=WIDENING[0] + (WIDENING[1] - WIDENING[0]) * widening_S,
     )
