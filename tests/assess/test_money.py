@@ -100,6 +100,26 @@ def test_no_accepted_loss_makes_worth_it_what_is_not_cheaper() -> None:
     assert [zone.outcome for zone in dearer.zones] == [Outcome.NOT_WORTH_IT]
 
 
+def test_an_accepted_loss_has_a_volume_from_which_the_tuning_pays() -> None:
+    question = replace(FOR_LESS, value=VALUE)
+    ratio = CostRatio(0.4, 0.6, "prompt", cheaper_from=(400.0, 150.0))
+
+    def volume(low: float, high: float, ratio: CostRatio) -> list[tuple[str, float | None, float | None]]:
+        _, found = assumptions(question, COSTS, compared(low, high), cost_ratio=ratio)
+        assert (found.name, found.value) == ("requests_per_month", 1000)
+        return [(zone.outcome.name, zone.low, zone.high) for zone in found.zones]
+
+    assert volume(-0.01, 0.02, ratio) == [
+        ("NOT_WORTH_IT", None, 150.0), ("NEED_HOLDOUT_ROWS", 150.0, 400.0), ("WORTH_IT", 400.0, None),
+    ]  # fmt: skip
+    assert volume(-0.09, 0.02, ratio) == [("NOT_WORTH_IT", None, 150.0), ("NEED_HOLDOUT_ROWS", 150.0, None)]
+    assert volume(-0.2, -0.1, ratio) == [("NOT_WORTH_IT", None, None)], "no volume makes up for a loss"
+    never = ratio._replace(high=1.1, cheaper_from=(np.inf, 150.0))
+    assert volume(-0.01, 0.02, never) == [("NOT_WORTH_IT", None, 150.0), ("NEED_HOLDOUT_ROWS", 150.0, None)]
+    (limit,) = assumptions(FOR_LESS, COSTS, compared(-0.01, 0.02), cost_ratio=ratio._replace(cheaper_from=None))
+    assert limit.name == "limit", "of a look that an earlier metier fixed the volumes are not known"
+
+
 def test_a_handful_of_differing_rows_says_as_little_here_as_in_the_verdict() -> None:
     """200 rows, one won and one lost: undecided at every margin that the lower bound does not reach."""
     (few,) = assumptions(DecisionConfig(margin=0.05), COSTS, compared(-0.02, 0.02, differing=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from metier.core.report import CurvePoint
 from metier.core.tune_config import TuneConfig
 from metier.evaluate import ScoreTable
 from metier.ledger import Ledger, spent
+from metier.road.curve import _loss_rows
 from metier.road.past import past_predictions, score_forecasts
 from metier.road.run import open_session
 from metier.road.verdict import paired_table
@@ -89,6 +91,14 @@ def test_what_was_decided_follows_from_the_files(
     with one_core():
         ran = metier("verify", "-C", measured[0])
     assert ran.code == 0, ran.err
+
+
+def test_a_part_chooses_its_checkpoint_by_its_share_of_the_dev_rows() -> None:
+    parts = [set(_loss_rows(200, fraction, chain_seed=5)) for fraction in (0.125, 0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [32, 50, 100, 200]
+    assert all(smaller < larger for smaller, larger in pairwise(parts))
+    assert _loss_rows(20, 0.125, chain_seed=5) == list(range(20)), "few dev rows are all used"
+    assert _loss_rows(200, 0.25, chain_seed=5) != _loss_rows(200, 0.25, chain_seed=6)
 
 
 def test_a_second_run_tunes_no_part_again_and_one_chain_is_one_of_the_two(

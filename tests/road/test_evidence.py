@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from metier.core.settings import DecisionConfig, ValueConfig
 from metier.ledger import is_pack
+from metier.road.cost import cheaper_from, cost_ratio
 from tests.road.running import change, events_of, metier
 from tests.road.small_project import LEAN, write_project
 
@@ -289,7 +291,37 @@ def test_the_tuning_is_in_the_cost_where_the_volume_is_declared() -> None:
     assert shared is not None and alone is not None
     assert (shared["estimate"], alone["estimate"]) == (0.75, 0.5)
     assert shared["of"] == "a request with its share of the tuning (10 requests a month for 12 months)"
-    assert alone["of"] == "a request"
+    assert alone["of"] == "a request" and "cheaper_from" not in alone
+    # 60 over 12 months is 5 a month, and a share of 1 a request makes both alike.
+    assert shared["cheaper_from"] == {"high": pytest.approx(5.0), "low": pytest.approx(5.0)}
+
+
+def test_the_volume_from_which_an_accepted_loss_pays_is_fixed_before_the_look(tmp_path: Path) -> None:
+    text = FOR_LESS.replace(GUARD, VALUE + GUARD).replace("[price]", "[price]\nmachine_hour = 900.0")
+    project = write_project(tmp_path / "p", text=text)
+    report = metier("run", "-C", project, "--json").json
+    fixed = report["provenance"]["before_look"]["cost_ratio"]["cheaper_from"]
+    (limit, volume) = report["money"]["assumptions"]
+    assert (limit["name"], volume["name"], volume["value"]) == ("limit", "requests_per_month", 50000.0)
+    assert 0 < fixed["low"] <= fixed["high"]
+    assert volume["zones"][0] == {"outcome": "NOT_WORTH_IT", "low": None, "high": pytest.approx(fixed["low"])}
+    assert metier("verify", "-C", project).code == 0
+
+
+def test_where_costs_scatter_the_lower_cost_is_shown_from_a_larger_volume_on_than_it_is_possible() -> None:
+    rng = np.random.default_rng(6)
+    before, after = rng.lognormal(1, 0.8, size=40), rng.lognormal(0, 0.8, size=40)
+
+    def volume(bound: str, tuned: Sequence[float] = tuple(after)) -> float | None:
+        return cheaper_from(tuned, tuple(before), fixed_per_month=3.0, bound=bound, alpha=0.05)
+
+    shown, possible = volume("high"), volume("low")
+    assert shown is not None and possible is not None and possible < shown
+    for turn, bound in ((shown, "high"), (possible, "low")):
+        sides = [cost_ratio(after + 3.0 / (turn * by), before, alpha=0.05)[bound] for by in (0.999, 1.001)]
+        assert sides[0] > 1 > sides[1], "the bound is 1 there"
+    dear = tuple(3 * before)
+    assert volume("high", dear) is None and volume("low", dear) is None
 
 
 def test_the_bound_of_the_cost_spends_what_its_look_was_granted(lean: Path) -> None:

@@ -52,19 +52,14 @@ def assumptions(
     """What the verdict would be at other values of what was assumed, guards and forecasts aside.
 
     WORTH_IT needs every lower bound to reach the margin, NOT_WORTH_IT one upper bound below it; a comparison in which
-    too few rows differ says as little here as in the verdict. Under as_good_for_less the accepted loss is varied alone;
-    where the cost is not known to be lower no loss makes it worth it, and where it is known to be higher none is.
+    too few rows differ says as little here as in the verdict. Under as_good_for_less the accepted loss is varied, and
+    the volume where one is declared; where the cost is not known to be lower no loss makes it worth it, and where it
+    is known to be higher none is.
     """
     sure = [each for each in comparisons if _differing(each) >= MIN_DISCORDANT]
     if question.claim == "as_good_for_less":
         low = min(each.low for each in comparisons)
-        high = min((each.high for each in sure), default=inf)
-        worth_at, not_at = max(0.0, -low), -high
-        if cost_ratio is None or cost_ratio.high >= 1:
-            worth_at = inf
-        if cost_ratio is not None and cost_ratio.low >= 1:
-            not_at = inf
-        return (Assumption(name="limit", value=question.limit, zones=_zones(worth_at, not_at, more=True)),)
+        return _for_less(question, low, min((each.high for each in sure), default=inf), cost_ratio)
     believed = all(each.method == "bonett_price" or _differing(each) >= MIN_DISCORDANT for each in comparisons)
     low = min(each.low for each in comparisons) if believed else -inf
     high = min((each.high for each in sure), default=inf)
@@ -72,6 +67,25 @@ def assumptions(
         margin = question.margin if question.margin is not None else 0.0
         return (Assumption(name="margin", value=margin, zones=_zones(low, high, more=False)),)
     return _of_value(question.value, costs, low, high)
+
+
+def _for_less(
+    question: DecisionConfig, low: float, high: float, cost_ratio: CostRatio | None
+) -> tuple[Assumption, ...]:
+    """The accepted loss, and the volume over which the tuning is shared out."""
+    worth_at, not_at = max(0.0, -low), -high
+    if cost_ratio is None or cost_ratio.high >= 1:
+        worth_at = inf
+    if cost_ratio is not None and cost_ratio.low >= 1:
+        not_at = inf
+    found = [Assumption(name="limit", value=question.limit, zones=_zones(worth_at, not_at, more=True))]
+    if question.value is not None and cost_ratio is not None and cost_ratio.cheaper_from is not None:
+        shown_from, possible_from = cost_ratio.cheaper_from
+        worth_at = shown_from if low >= -question.limit else inf
+        not_at = possible_from if high >= -question.limit else inf
+        zones = _zones(worth_at, not_at, more=True)
+        found.append(Assumption(name="requests_per_month", value=question.value.requests_per_month, zones=zones))
+    return tuple(found)
 
 
 def _differing(comparison: Comparison) -> int:

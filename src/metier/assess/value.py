@@ -52,6 +52,9 @@ class CostRatio(NamedTuple):
     """The rival: the one that would be used otherwise, best on dev; not always the strongest on the hold-out."""
     of: str = "a request"
     """What is compared, as the sentence names it: whether the tuning is in it, and at which volume."""
+    cheaper_from: tuple[float, float] | None = None
+    """Requests a month from which `high`, and from which `low`, is below 1; infinity: at no volume. None: not known, or
+    no volume is declared."""
 
 
 def fixed_per_request(value: ValueConfig, costs: TuningCosts) -> float:

@@ -13,7 +13,7 @@ from metier.core.errors import ConfigError
 from metier.core.report import ArmReport, ExampleReport, PlanEntry, PriceEntry, Report
 from metier.core.settings import DecisionConfig
 from metier.road.annotators import every_vote
-from metier.road.cost import cost_ratio, label_row_cost, price_entries, request_costs, tuning_costs
+from metier.road.cost import cheaper_from, cost_ratio, label_row_cost, price_entries, request_costs, tuning_costs
 from metier.road.curve import Curve
 from metier.road.cut import Parts, Sealed
 from metier.road.look import Looked, frozen_comparators, granted_alpha, look_id, scored_beside
@@ -161,7 +161,16 @@ def _cost_ratio(
         volume = f"{value.requests_per_month:,.0f} requests a month for {value.horizon_months:g} months"
         of = f"a request with its share of the tuning ({volume})"
     ratio = cost_ratio([cost + share for cost in after], before, alpha=alpha)
-    return None if ratio is None else {**ratio, "alpha": alpha, "of": of}
+    if ratio is None:
+        return None
+    found = {**ratio, "alpha": alpha, "of": of}
+    if value is not None:
+        fixed = share * value.requests_per_month
+        found["cheaper_from"] = {
+            bound: cheaper_from(after, before, fixed_per_month=fixed, bound=bound, alpha=alpha)
+            for bound in ("high", "low")
+        }
+    return found
 
 
 def _dev(trial: FittedTrial) -> Any:  # Any: DevReplies, present on every trial that ran

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from metier.assess import TuningCosts
 
 __all__ = [
-    "cost_ratio", "label_row_cost", "machine_cost", "measuring_cost", "price_entries", "request_costs",
-    "require_affordable", "stale_prices", "tuning_costs",
+    "cheaper_from", "cost_ratio", "label_row_cost", "machine_cost", "measuring_cost", "price_entries",
+    "request_costs", "require_affordable", "stale_prices", "tuning_costs",
 ]  # fmt: skip
 
 STALE_DAYS = 90
@@ -139,6 +139,29 @@ def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) 
     ratio = float(ours.mean() / theirs.mean())
     low, high = skewed_mean(ours / ours.mean() - theirs / theirs.mean(), alpha=alpha)
     return {"estimate": ratio, "low": ratio * float(np.exp(low)), "high": ratio * float(np.exp(high))}
+
+
+def cheaper_from(
+    tuned: Sequence[float], rival: Sequence[float], *, fixed_per_month: float, bound: str, alpha: float
+) -> float | None:
+    """Requests a month from which a bound of `cost_ratio`, each with its share of what is fixed, is below 1.
+
+    None: at no volume. The share at which the bound is 1 is bracketed by doubling and found by bisection.
+    """
+
+    def is_below(share: float) -> bool:
+        ratio = cost_ratio([cost + share for cost in tuned], rival, alpha=alpha)
+        return ratio is not None and ratio[bound] < 1
+
+    if not is_below(0.0):
+        return None
+    low, high = 0.0, float(np.mean(rival))
+    while is_below(high):
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_below(middle) else (low, middle)
+    return fixed_per_month / high
 
 
 def price_entries(price: PriceConfig, arms: Sequence[ArmConfig] = ()) -> list[dict[str, Any]]:

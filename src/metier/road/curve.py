@@ -3,8 +3,9 @@
 Rivals that learn from rows without a language model are fitted on such parts too: they would gain by more rows as well.
 
 Every chain is its own order of rows with a seed of its own; each of its parts holds the smaller ones. The whole run is
-a point of its own seed. What a part costs is its share of the tuning, and one dev score; hidden states that
-are stored for the whole run are read, not computed again. The hold-out is not known here.
+a point of its own seed. What a part costs is about its share of the tuning (its checkpoint is chosen by its
+share of the dev rows, 32 at least), and one score on all dev rows; hidden states that are stored for the whole run
+are read, not computed again. The hold-out is not known here.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "pilot_minutes", "run_pilot"]
 
-CURVE_VERSION = 2
+CURVE_VERSION = 3
 QUICK_KINDS = ("small", "template")
 """Arms that learn from rows in seconds; a language model would have to answer all dev rows again for every part."""
-MIN_EVALS = 2
-"""Evaluations of the dev loss in the smallest part: as many as in the whole run would cost more than its steps."""
+MIN_EVALS, MIN_LOSS_ROWS = 2, 32
+"""Evaluations of the dev loss in the smallest part, and dev rows of each: as many as in the whole run would cost more
+than the steps of a part."""
 MIN_ANCHORS = 3
 """Different numbers of rows that a curve needs."""
 PILOT_FRACTIONS = (0.0625, 0.125, 0.25)
@@ -217,11 +219,12 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fracti
     taken = sorted(order[: _size(len(rows), fraction)].tolist())
     evals = min(tuning.sft_config.evals, max(MIN_EVALS, round(fraction * tuning.sft_config.evals)))
     config = replace(tuning.sft_config, evals=evals)
+    dev = [tuning.rendered.dev[i] for i in _loss_rows(len(tuning.rendered.dev), fraction, chain_seed=chain_seed)]
 
     def work(stage_dir: Path) -> None:
         result = tune(
             [rows[i] for i in taken],
-            tuning.rendered.dev,
+            dev,
             config,
             base=session.base,
             out_dir=stage_dir / RUN_NAME,
@@ -241,6 +244,12 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fracti
         processes=config.processes,
     )
     return CurvePoint(chain_seed=chain_seed, train_seed=train_seed, **read_json(stage.dir / "point.json"))
+
+
+def _loss_rows(num_dev: int, fraction: float, *, chain_seed: int) -> list[int]:
+    """The dev rows that choose the checkpoint of a part; those of the smaller parts of its chain are among them."""
+    order = generator(chain_seed, "dev rows").permutation(num_dev)
+    return sorted(order[: max(MIN_LOSS_ROWS, _size(num_dev, fraction))].tolist())
 
 
 def _size(num_rows: int, fraction: float) -> int:

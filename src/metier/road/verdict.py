@@ -13,10 +13,10 @@ from metier.core.report import CurvePoint, PriceEntry, QuestionReport
 from metier.core.settings import DecisionConfig, GuardConfig
 from metier.road.curve import fitted
 from metier.road.look import looks_report
-from metier.road.worth import FORECAST_TIMES, gain_forecasts, worth
+from metier.road.worth import FORECAST_TIMES, cost_ratio_of, gain_forecasts, worth
 
 if TYPE_CHECKING:
-    from metier.assess import CostRatio, Decision, GuardScores, RowsNeeded, ScoreTable
+    from metier.assess import Decision, GuardScores, RowsNeeded, ScoreTable
     from metier.evaluate import ScoreTable as ScoreFile
     from metier.ledger import Ledger, Look, Question
 
@@ -52,7 +52,7 @@ def decide_from_scores(
         alpha_this_look=alpha,
         guards=watched,
         forecast=gain_forecasts(paired, facts),
-        cost_ratio=_cost_ratio(facts["cost_ratio"], versus=facts["guard_reference"]),
+        cost_ratio=cost_ratio_of(facts["cost_ratio"], versus=facts["guard_reference"]),
         other_questions=other_questions,
         rows_at_hand=facts.get("num_train_rows", 0),
     )
@@ -242,11 +242,3 @@ def _guard(table: ScoreFile, guard: GuardConfig, facts: Mapping[str, Any], *, bi
         groups=np.array([groups[row_id] for row_id in order]),
         binary=yes_no,
     )
-
-
-def _cost_ratio(values: Mapping[str, Any] | None, *, versus: str) -> CostRatio | None:  # Any: JSON values
-    if values is None:
-        return None
-    from metier.assess import CostRatio
-
-    return CostRatio(values["low"], values["high"], versus, values["of"])

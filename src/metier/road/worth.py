@@ -5,6 +5,7 @@ Costs were fixed before the look, gains are those it measured; `metier verify` t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,9 +15,9 @@ from metier.core.settings import DecisionConfig, ValueConfig
 from metier.road.curve import fitted, fitted_rivals
 
 if TYPE_CHECKING:
-    from metier.assess import Decision, GainForecast, ScoreTable, TuningCosts
+    from metier.assess import CostRatio, Decision, GainForecast, ScoreTable, TuningCosts
 
-__all__ = ["FORECAST_TIMES", "gain_forecasts", "worth"]
+__all__ = ["FORECAST_TIMES", "cost_ratio_of", "gain_forecasts", "worth"]
 
 FORECAST_TIMES = (1.5, 2.0, 3.0, 4.0)
 """Times the rows at hand that are forecast."""
@@ -31,6 +32,17 @@ def gain_forecasts(scores: ScoreTable, facts: Mapping[str, Any]) -> dict[str, Ga
     return None if fit is None else forecasts(fit, scores, times=FORECAST_TIMES, rivals=rivals)
 
 
+def cost_ratio_of(recorded: Mapping[str, Any] | None, *, versus: str) -> CostRatio | None:  # Any: JSON values
+    """The interval of the cost as it was fixed before the look; None where no cost was above 0."""
+    if recorded is None:
+        return None
+    from metier.assess import CostRatio
+
+    ends = recorded.get("cheaper_from")  # a look fixed by an earlier metier has none
+    volumes = ends and tuple(math.inf if ends[bound] is None else ends[bound] for bound in ("high", "low"))
+    return CostRatio(recorded["low"], recorded["high"], versus, recorded["of"], volumes)
+
+
 def worth(
     decision: DecisionConfig,
     decided: Decision,
@@ -38,7 +50,7 @@ def worth(
     facts: Mapping[str, Any],  # Any: JSON values
 ) -> dict[str, Any]:  # Any: parts of the report
     """The fields `gain_forecast` and `money` of the report; the latter is None where no costs were fixed."""
-    from metier.assess import CostRatio, TuningCosts, assumptions
+    from metier.assess import TuningCosts, assumptions
 
     bands = {name: each.points for name, each in (forecasts or {}).items() if each.points}
     if "costs" not in facts:  # recorded by a metier that fixed none
@@ -51,7 +63,6 @@ def worth(
     ]
     worst = min(found, key=lambda one: one.net["estimate"]) if value is not None else None
     shown = worst or next(one for one in found if one.versus == decided.gain.versus)
-    ratio = facts["cost_ratio"]
     money = MoneyReport(
         currency=known["currency"],
         versus=shown.versus,
@@ -68,7 +79,7 @@ def worth(
             decision,
             decided_with,
             decided.comparisons,
-            cost_ratio=CostRatio(ratio["low"], ratio["high"], shown.versus) if ratio else None,
+            cost_ratio=cost_ratio_of(facts["cost_ratio"], versus=shown.versus),
         ),
         missing=_missing(decided, (forecasts or {}).get(decided.gain.versus), facts),
     )
