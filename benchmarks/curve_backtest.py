@@ -39,7 +39,7 @@ MAX_TRAIN, MAX_DEV, LEVEL = 4096, 800, 0.8
 PARTS, HORIZONS = (32, 16, 8, 4), (2, 1)
 BAND = 1.2816 * 2**0.5
 """Half a naive 80 % band over the binomial error: the difference of two draws of the dev rows."""
-MADE_UP = "made up "
+MADE_UP, TELL_EVERY = "made up ", 26
 Pairs = list[tuple[str, str]]
 
 
@@ -161,10 +161,14 @@ def in_processes(work: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> 
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(work, *call): place for place, call in enumerate(calls)}
         found: list[Any] = [None] * len(calls)
-        for number, done in enumerate(as_completed(waiting), 1):
-            found[waiting[done]] = done.result()
-            if not number % 26:
-                print(f"{work.__name__}: {number} of {len(calls)}", file=sys.stderr)
+        try:
+            for number, done in enumerate(as_completed(waiting), 1):
+                found[waiting[done]] = done.result()
+                if not number % TELL_EVERY:
+                    print(f"{work.__name__}: {number} of {len(calls)}", file=sys.stderr)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     return found
 
 
@@ -202,6 +206,8 @@ def main() -> int:
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the scores of every chain")
     parser.add_argument("--again", type=Path, metavar="FILE", help="train nothing: predict from the scores in FILE")
     args = parser.parse_args()
+    if args.again and (args.quick or args.record):
+        parser.error("--again reads its scores from FILE; leave out --quick and --record.")
     tasks = [f"{MADE_UP}{seed}" for seed in range(2)] if args.quick else list(TASKS)
     chains = range(2 if args.quick else args.chains)
     if args.again is not None:

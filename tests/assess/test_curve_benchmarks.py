@@ -19,8 +19,11 @@ def ran(name: str, *arguments: str) -> dict:
     return json.loads(done.stdout)
 
 
-def test_the_back_test_of_cheap_arms_prints_coverage_and_scores() -> None:
-    found = ran("curve_backtest.py", "--quick")
+def test_the_back_test_of_cheap_arms_prints_coverage_and_scores_and_predicts_again(tmp_path: Path) -> None:
+    scores = tmp_path / "scores.json"
+    found = ran("curve_backtest.py", "--quick", "--record", str(scores))
+    assert len(json.loads(scores.read_text(encoding="utf-8"))) == 2 * 2 * 2
+    assert ran("curve_backtest.py", "--again", str(scores)) == found
     assert found["num_predictions"] == 2 * 2 * 2 * 2
     assert 0 <= found["covered"] <= 1 and found["score"] > 0
     assert set(found["tasks"]) == {"made up 0", "made up 1"}

@@ -116,8 +116,16 @@ def test_an_accepted_loss_has_a_volume_from_which_the_tuning_pays() -> None:
     assert volume(-0.2, -0.1, ratio) == [("NOT_WORTH_IT", None, None)], "no volume makes up for a loss"
     never = ratio._replace(high=1.1, cheaper_from=(np.inf, 150.0))
     assert volume(-0.01, 0.02, never) == [("NOT_WORTH_IT", None, 150.0), ("NEED_HOLDOUT_ROWS", 150.0, None)]
-    (limit,) = assumptions(FOR_LESS, COSTS, compared(-0.01, 0.02), cost_ratio=ratio._replace(cheaper_from=None))
+    (limit,) = assumptions(question, COSTS, compared(-0.01, 0.02), cost_ratio=ratio._replace(cheaper_from=None))
     assert limit.name == "limit", "of a look that an earlier metier fixed the volumes are not known"
+
+
+@pytest.mark.parametrize(("limit", "worth_it"), [(0.0, False), (0.01, True)])
+def test_a_handful_of_differing_rows_shows_no_loss_of_nothing_at_any_volume(limit: float, worth_it: bool) -> None:
+    few = compared(0.001, 0.02, method="cr2_t", differing=2)
+    ratio = CostRatio(0.4, 0.6, "prompt", cheaper_from=(400.0, 150.0))
+    _, volume = assumptions(replace(FOR_LESS, limit=limit, value=VALUE), COSTS, few, cost_ratio=ratio)
+    assert (Outcome.WORTH_IT in {zone.outcome for zone in volume.zones}) is worth_it
 
 
 def test_a_handful_of_differing_rows_says_as_little_here_as_in_the_verdict() -> None:

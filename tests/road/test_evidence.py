@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from metier.core.settings import DecisionConfig, ValueConfig
 from metier.ledger import is_pack
 from metier.road.cost import cheaper_from, cost_ratio
+from metier.road.worth import cost_ratio_of
 from tests.road.running import change, events_of, metier
 from tests.road.small_project import LEAN, write_project
 
@@ -291,7 +292,9 @@ def test_the_tuning_is_in_the_cost_where_the_volume_is_declared() -> None:
     assert shared is not None and alone is not None
     assert (shared["estimate"], alone["estimate"]) == (0.75, 0.5)
     assert shared["of"] == "a request with its share of the tuning (10 requests a month for 12 months)"
-    assert alone["of"] == "a request" and "cheaper_from" not in alone
+    assert alone["of"] == "a request"
+    better = _cost_ratio(DecisionConfig(value=value), costs, after, before, alpha=0.05)
+    assert "cheaper_from" not in alone and better is not None and "cheaper_from" not in better
     # 60 over 12 months is 5 a month, and a share of 1 a request makes both alike.
     assert shared["cheaper_from"] == {"high": pytest.approx(5.0), "low": pytest.approx(5.0)}
 
@@ -308,20 +311,55 @@ def test_the_volume_from_which_an_accepted_loss_pays_is_fixed_before_the_look(tm
     assert metier("verify", "-C", project).code == 0
 
 
-def test_where_costs_scatter_the_lower_cost_is_shown_from_a_larger_volume_on_than_it_is_possible() -> None:
+Costs = tuple[float, ...]
+
+
+def volume_of(bound: str, tuned: Costs, rival: Costs, *, fixed: float = 3.0, declared: float = 1.0) -> float | None:
+    return cheaper_from(tuned, rival, fixed_per_month=fixed, requests_per_month=declared, bound=bound, alpha=0.05)
+
+
+@pytest.mark.parametrize("declared", [0.01, 1.0, 3000.0])
+def test_where_costs_scatter_the_lower_cost_is_shown_from_a_larger_volume_on_than_it_is_possible(
+    declared: float,
+) -> None:
     rng = np.random.default_rng(6)
     before, after = rng.lognormal(1, 0.8, size=40), rng.lognormal(0, 0.8, size=40)
-
-    def volume(bound: str, tuned: Sequence[float] = tuple(after)) -> float | None:
-        return cheaper_from(tuned, tuple(before), fixed_per_month=3.0, bound=bound, alpha=0.05)
-
-    shown, possible = volume("high"), volume("low")
+    shown, possible = (volume_of(bound, tuple(after), tuple(before), declared=declared) for bound in ("high", "low"))
     assert shown is not None and possible is not None and possible < shown
     for turn, bound in ((shown, "high"), (possible, "low")):
         sides = [cost_ratio(after + 3.0 / (turn * by), before, alpha=0.05)[bound] for by in (0.999, 1.001)]
         assert sides[0] > 1 > sides[1], "the bound is 1 there"
     dear = tuple(3 * before)
-    assert volume("high", dear) is None and volume("low", dear) is None
+    assert volume_of("high", dear, tuple(before)) is None and volume_of("low", dear, tuple(before)) is None
+
+
+def test_a_model_that_costs_nothing_a_request_is_cheaper_from_where_its_tuning_is() -> None:
+    free, rival = (0.0,) * 5, (2.0,) * 5
+    assert volume_of("high", free, rival, fixed=5.0, declared=10.0) == pytest.approx(2.5)
+    assert volume_of("high", free, rival, fixed=5.0, declared=1.0) == pytest.approx(2.5)
+    assert volume_of("high", free, rival, fixed=0.0) == 0.0
+    assert volume_of("high", rival, free) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_volume_agrees_with_the_cost_at_the_declared_one_however_costs_scatter(seed: int) -> None:
+    """A share evens out costs that scatter: in some of these the upper bound falls below 1 as the share grows."""
+    rng = np.random.default_rng(seed)
+    after, before = rng.lognormal(0, rng.uniform(0.5, 2.2), size=59), rng.lognormal(0, 0.1, size=59)
+    before *= cost_ratio(after, before, alpha=0.05)["high"] / rng.uniform(0.9, 1.2)
+    declared = float(3.0 / after.mean() / rng.uniform(0.01, 1.0))
+    ratio = cost_ratio(after + 3.0 / declared, before, alpha=0.05)
+    found = {bound: volume_of(bound, tuple(after), tuple(before), declared=declared) for bound in ("high", "low")}
+    shown, possible = (np.inf if volume is None else volume for volume in (found["high"], found["low"]))
+    assert possible <= shown
+    assert (ratio["high"] < 1) == (shown <= declared) and (ratio["low"] < 1) == (possible <= declared)
+
+
+def test_volumes_are_read_as_they_were_fixed_and_an_earlier_look_knows_none() -> None:
+    fixed = {"low": 0.5, "high": 1.2, "of": "a request"}
+    assert cost_ratio_of(fixed, versus="prompt").cheaper_from is None
+    read = cost_ratio_of({**fixed, "cheaper_from": {"high": None, "low": 3.0}}, versus="prompt")
+    assert read.cheaper_from == (np.inf, 3.0) and read.versus == "prompt"
 
 
 def test_the_bound_of_the_cost_spends_what_its_look_was_granted(lean: Path) -> None:

@@ -20,7 +20,7 @@ NUM_ROWS = 600
 
 
 def main() -> None:
-    """Whole reports in a random order until there are enough questions."""
+    """Report after report in a random order until there are enough questions; the last one may be cut."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=NUM_ROWS)
     num_rows = parser.parse_args().rows
@@ -29,6 +29,8 @@ def main() -> None:
         for name in ("questions_dev.jsonl", "questions_test_gold.jsonl")
         for line in (DATA / name).read_text(encoding="utf-8").splitlines()
     ]
+    if not 1 <= num_rows <= len(found):
+        parser.error(f"--rows is {num_rows}; expected 1 to {len(found)}, as many as there are.")
     docs = list(dict.fromkeys(row["doc"] for row in found))
     place = {docs[i]: n for n, i in enumerate(np.random.default_rng(17).permutation(len(docs)))}
     rows = sorted(found, key=lambda row: place[row["doc"]])[:num_rows]

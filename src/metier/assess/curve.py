@@ -14,8 +14,8 @@ with n0 the most rows measured. The rectified form is flat before it falls, as f
 from their prior on a fixed grid and weighted by the marginal likelihood of the points (e0 is integrated out), so that
 the width of a band comes from everything that four anchors leave open: the form, its exponent and its floor, the
 spread between runs, and, for other rows than those scored, the sampling of rows. The same points give the same band.
-A score that jumps within a doubling or two is foreseen by none of them; a form for it made bands too wide on curves
-that do not jump (`docs/forecasts.md`).
+A score that jumps within a doubling or two is foreseen by none of them; what was tried for it is in
+`docs/forecasts.md`.
 
 Source: Hestness et al. 2017, arXiv:1712.00409, for the power law; Lin et al. 2024, arXiv:2402.02314, for the rectified
 one; Jain et al. 2023, arXiv:2303.01598, for how far a single power law from few points is off.

@@ -57,12 +57,12 @@ def assumptions(
     is known to be higher none is.
     """
     sure = [each for each in comparisons if _differing(each) >= MIN_DISCORDANT]
-    if question.claim == "as_good_for_less":
-        low = min(each.low for each in comparisons)
-        return _for_less(question, low, min((each.high for each in sure), default=inf), cost_ratio)
     believed = all(each.method == "bonett_price" or _differing(each) >= MIN_DISCORDANT for each in comparisons)
-    low = min(each.low for each in comparisons) if believed else -inf
-    high = min((each.high for each in sure), default=inf)
+    lowest, high = min(each.low for each in comparisons), min((each.high for each in sure), default=inf)
+    if question.claim == "as_good_for_less":
+        reached = lowest >= -question.limit and (believed or question.limit > 0)
+        return _for_less(question, lowest, high, cost_ratio, reached=reached)
+    low = lowest if believed else -inf
     if question.value is None:
         margin = question.margin if question.margin is not None else 0.0
         return (Assumption(name="margin", value=margin, zones=_zones(low, high, more=False)),)
@@ -70,9 +70,9 @@ def assumptions(
 
 
 def _for_less(
-    question: DecisionConfig, low: float, high: float, cost_ratio: CostRatio | None
+    question: DecisionConfig, low: float, high: float, cost_ratio: CostRatio | None, *, reached: bool
 ) -> tuple[Assumption, ...]:
-    """The accepted loss, and the volume over which the tuning is shared out."""
+    """The accepted loss, and the volume over which the tuning is shared out; `reached`: no more was lost than that."""
     worth_at, not_at = max(0.0, -low), -high
     if cost_ratio is None or cost_ratio.high >= 1:
         worth_at = inf
@@ -81,7 +81,8 @@ def _for_less(
     found = [Assumption(name="limit", value=question.limit, zones=_zones(worth_at, not_at, more=True))]
     if question.value is not None and cost_ratio is not None and cost_ratio.cheaper_from is not None:
         shown_from, possible_from = cost_ratio.cheaper_from
-        worth_at = shown_from if low >= -question.limit else inf
+        assert possible_from <= shown_from, "what is shown is possible"
+        worth_at = shown_from if reached else inf
         not_at = possible_from if high >= -question.limit else inf
         zones = _zones(worth_at, not_at, more=True)
         found.append(Assumption(name="requests_per_month", value=question.value.requests_per_month, zones=zones))

@@ -164,11 +164,13 @@ def _cost_ratio(
     if ratio is None:
         return None
     found = {**ratio, "alpha": alpha, "of": of}
-    if value is not None:
-        fixed = share * value.requests_per_month
+    if value is not None and decision.claim == "as_good_for_less":
+        volumes = {
+            "fixed_per_month": costs.over(value.horizon_months) / value.horizon_months,
+            "requests_per_month": value.requests_per_month,
+        }
         found["cheaper_from"] = {
-            bound: cheaper_from(after, before, fixed_per_month=fixed, bound=bound, alpha=alpha)
-            for bound in ("high", "low")
+            bound: cheaper_from(after, before, **volumes, bound=bound, alpha=alpha) for bound in ("high", "low")
         }
     return found
 

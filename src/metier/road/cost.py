@@ -27,6 +27,9 @@ __all__ = [
     "request_costs", "require_affordable", "stale_prices", "tuning_costs",
 ]  # fmt: skip
 
+SHARES_AT_MOST, NUM_SHARES = 1000.0, 200
+"""Where a volume is looked for at which the cost turns: shares of the tuning up to so many times a rival's request, or
+down to so small a part of the declared one, in so many steps."""
 STALE_DAYS = 90
 """Prices of one machine differed 2.3-fold between vendors in 2026, and move within months."""
 
@@ -142,23 +145,42 @@ def cost_ratio(tuned: Sequence[float], rival: Sequence[float], *, alpha: float) 
 
 
 def cheaper_from(
-    tuned: Sequence[float], rival: Sequence[float], *, fixed_per_month: float, bound: str, alpha: float
+    tuned: Sequence[float],
+    rival: Sequence[float],
+    *,
+    fixed_per_month: float,
+    requests_per_month: float,
+    bound: str,
+    alpha: float,
 ) -> float | None:
     """Requests a month from which a bound of `cost_ratio`, each with its share of what is fixed, is below 1.
 
-    None: at no volume. The share at which the bound is 1 is bracketed by doubling and found by bisection.
+    None: at no volume. Fewer requests make every one of them dearer, so what is shown at one volume holds at all larger
+    ones; the bound itself need not fall all the way, for a larger share evens out costs that scatter. So the crossing
+    farthest from the declared volume is taken, on the side of it that agrees with the bound there.
     """
 
     def is_below(share: float) -> bool:
         ratio = cost_ratio([cost + share for cost in tuned], rival, alpha=alpha)
-        return ratio is not None and ratio[bound] < 1
+        if ratio is None:  # one side costs nothing
+            return share == 0 and not any(tuned) and any(rival)
+        return ratio[bound] < 1
 
-    if not is_below(0.0):
+    declared = fixed_per_month / requests_per_month
+    if declared == 0:
+        return 0.0 if is_below(0.0) else None
+    if is_below(declared):
+        most = max(declared, SHARES_AT_MOST * float(np.mean(rival)))
+        shares = np.geomspace(most, declared, NUM_SHARES)
+    else:
+        shares = np.append(np.geomspace(declared, declared / SHARES_AT_MOST, NUM_SHARES), 0.0)
+    found = next((i for i, share in enumerate(shares) if is_below(share)), None)
+    if found is None:
         return None
-    low, high = 0.0, float(np.mean(rival))
-    while is_below(high):
-        low, high = high, 2 * high
-    for _ in range(50):
+    if found == 0:
+        return fixed_per_month / float(shares[0])
+    high, low = float(shares[found - 1]), float(shares[found])
+    for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if is_below(middle) else (low, middle)
     return fixed_per_month / high

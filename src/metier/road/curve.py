@@ -3,9 +3,9 @@
 Rivals that learn from rows without a language model are fitted on such parts too: they would gain by more rows as well.
 
 Every chain is its own order of rows with a seed of its own; each of its parts holds the smaller ones. The whole run is
-a point of its own seed. What a part costs is about its share of the tuning (its checkpoint is chosen by its
-share of the dev rows, 32 at least), and one score on all dev rows; hidden states that are stored for the whole run
-are read, not computed again. The hold-out is not known here.
+a point of its own seed. What a part costs is about its share of the tuning, as its checkpoint is chosen less often
+and by fewer dev rows than that of the whole run, and one score on all dev rows; hidden states that are stored for
+the whole run are read, not computed again. The hold-out is not known here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Curve", "Pilot", "fitted", "fitted_rivals", "measure_curve", "pilot_minutes", "run_pilot"]
 
-CURVE_VERSION = 3
+CURVE_VERSION, PART_VERSION = 2, 3
 QUICK_KINDS = ("small", "template")
 """Arms that learn from rows in seconds; a language model would have to answer all dev rows again for every part."""
 MIN_EVALS, MIN_LOSS_ROWS = 2, 32
@@ -236,7 +236,7 @@ def _point(session: Session, parts: Parts, tuning: Tuning, *, chain: int, fracti
 
     stage = session.stage(
         f"curve-{chain}-{fraction:g}",
-        version=CURVE_VERSION,
+        version=PART_VERSION,
         inputs=tuning.inputs,
         config={"tune": asdict(config), "chain_seed": chain_seed, "fraction": fraction},
         work=work,

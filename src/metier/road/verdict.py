@@ -36,7 +36,8 @@ def decide_from_scores(
 
     `decision` and `guards` are the frozen question's; `facts` are what was recorded before the look: tuned (arm name),
     comparators, guard_reference (also the rival of the cost ratio), binary, binary_checks, margin (None under
-    as_good_for_less) and cost_ratio (low, high, of; or None); beside, where arms were scored that are no comparators.
+    as_good_for_less) and cost_ratio (low, high, of; cheaper_from where as_good_for_less has a volume; or None); beside,
+    where arms were scored that are no comparators.
 
     Raises:
         DataError: the table's arms are not the tuned arm and the frozen comparators.

@@ -336,10 +336,13 @@ def _verdict_problems(session: Session, report: Report) -> list[str]:
 
 
 def other_forms(facts: Mapping[str, Any]) -> bool:  # Any: JSON values
-    """Whether the curve of a look was fitted with other forms than those of today."""
+    """Whether the curve of a look was fitted with other forms than those of today.
+
+    A curve that names none was fitted before their hash was recorded, with the forms of today.
+    """
     from metier.assess import prior_hash
 
-    return bool(facts.get("curve")) and facts["curve"].get("prior") != prior_hash()
+    return bool(facts.get("curve")) and facts["curve"].get("prior", prior_hash()) != prior_hash()
 
 
 def _plain(value: Any) -> Any:  # Any: a part of the report, or JSON values

@@ -79,7 +79,7 @@ def worth(
             decision,
             decided_with,
             decided.comparisons,
-            cost_ratio=cost_ratio_of(facts["cost_ratio"], versus=shown.versus),
+            cost_ratio=cost_ratio_of(facts["cost_ratio"], versus=facts["guard_reference"]),
         ),
         missing=_missing(decided, (forecasts or {}).get(decided.gain.versus), facts),
     )

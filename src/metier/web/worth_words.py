@@ -110,9 +110,16 @@ def turn_lines(report: Report) -> list[Line]:
     if report.money is None:
         return []
     return [
-        Line(f"{_ASSUMED[each.name]}: {_shown(each.name, report)(each.value)}", _zones(each, report))
+        Line(f"{_assumed(each, report)}: {_shown(each.name, report)(each.value)}", _zones(each, report))
         for each in report.money.assumptions
     ]
+
+
+def _assumed(assumption: Assumption, report: Report) -> str:
+    """What is assumed, in words; under as_good_for_less a volume turns the cost alone, whatever a reply is worth."""
+    words = _ASSUMED[assumption.name]
+    by_cost = assumption.name == "requests_per_month" and report.verdict.claim == "as_good_for_less"
+    return f"{words}, for the cost alone to be lower" if by_cost else words
 
 
 def _shown(name: str, report: Report) -> Callable[[float], str]:
