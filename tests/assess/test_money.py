@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metier.assess import CostRatio, TuningCosts, assumptions, break_even, net_worth, value_margin
+from metier.core.errors import DataError
 from metier.core.report import Comparison, Outcome
 from metier.core.settings import DecisionConfig, ValueConfig
 
@@ -118,6 +119,13 @@ def test_an_accepted_loss_has_a_volume_from_which_the_tuning_pays() -> None:
     assert volume(-0.01, 0.02, never) == [("NOT_WORTH_IT", None, 150.0), ("NEED_HOLDOUT_ROWS", 150.0, None)]
     (limit,) = assumptions(question, COSTS, compared(-0.01, 0.02), cost_ratio=ratio._replace(cheaper_from=None))
     assert limit.name == "limit", "of a look that an earlier metier fixed the volumes are not known"
+
+
+@pytest.mark.parametrize("volumes", [(100.0, 400.0), (np.nan, 1.0), (1.0, -1.0)])
+def test_volumes_that_contradict_each_other_are_refused(volumes: tuple[float, float]) -> None:
+    ratio = CostRatio(0.4, 0.6, "prompt", cheaper_from=volumes)
+    with pytest.raises(DataError, match="expected what is shown to be possible"):
+        assumptions(replace(FOR_LESS, value=VALUE), COSTS, compared(-0.01, 0.02), cost_ratio=ratio)
 
 
 @pytest.mark.parametrize(("limit", "worth_it"), [(0.0, False), (0.01, True)])

@@ -15,6 +15,7 @@ from math import inf
 
 from metier.assess.scores import MIN_DISCORDANT
 from metier.assess.value import CostRatio, TuningCosts, break_even_requests
+from metier.core.errors import DataError
 from metier.core.report import Comparison
 from metier.core.settings import DecisionConfig, ValueConfig
 from metier.core.worth import Assumption, Outcome, Zone
@@ -55,6 +56,9 @@ def assumptions(
     too few rows differ says as little here as in the verdict. Under as_good_for_less the accepted loss is varied, and
     the volume where one is declared; where the cost is not known to be lower no loss makes it worth it, and where it
     is known to be higher none is.
+
+    Raises:
+        DataError: the volumes of `cost_ratio` are no numbers from 0 on, or contradict each other.
     """
     sure = [each for each in comparisons if _differing(each) >= MIN_DISCORDANT]
     believed = all(each.method == "bonett_price" or _differing(each) >= MIN_DISCORDANT for each in comparisons)
@@ -81,7 +85,11 @@ def _for_less(
     found = [Assumption(name="limit", value=question.limit, zones=_zones(worth_at, not_at, more=True))]
     if question.value is not None and cost_ratio is not None and cost_ratio.cheaper_from is not None:
         shown_from, possible_from = cost_ratio.cheaper_from
-        assert possible_from <= shown_from, "what is shown is possible"
+        if not 0 <= possible_from <= shown_from:  # also refuses NaN
+            raise DataError(
+                f"cheaper from {shown_from} and perhaps from {possible_from} requests a month; expected what is shown "
+                "to be possible, and neither below 0. Measure the costs again."
+            )
         worth_at = shown_from if reached else inf
         not_at = possible_from if high >= -question.limit else inf
         zones = _zones(worth_at, not_at, more=True)

@@ -338,7 +338,7 @@ def _verdict_problems(session: Session, report: Report) -> list[str]:
 def other_forms(facts: Mapping[str, Any]) -> bool:  # Any: JSON values
     """Whether the curve of a look was fitted with other forms than those of today.
 
-    A curve that names none was fitted before their hash was recorded, with the forms of today.
+    One that names none was recorded before forms had a hash, and is held against those of today.
     """
     from metier.assess import prior_hash
 
