@@ -39,7 +39,7 @@ MAX_TRAIN, MAX_DEV, LEVEL = 4096, 800, 0.8
 PARTS, HORIZONS = (32, 16, 8, 4), (2, 1)
 BAND = 1.2816 * 2**0.5
 """Half a naive 80 % band over the binomial error: the difference of two draws of the dev rows."""
-MADE_UP, TELL_EVERY = "made up ", 26
+MADE_UP, TELL_EVERY, NUM_CHAINS = "made up ", 26, 13
 Pairs = list[tuple[str, str]]
 
 
@@ -200,16 +200,16 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, Any]:  # Any: numbers 
 def main() -> int:
     """Predict, measure, and print one object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chains", type=int, default=13)
+    parser.add_argument("--chains", type=int, default=None, help="orders of rows a task (default 13)")
     parser.add_argument("--quick", action="store_true", help="made-up tasks: checks the script")
     parser.add_argument("--json", action="store_true", help="only the JSON object on stdout")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write the scores of every chain")
     parser.add_argument("--again", type=Path, metavar="FILE", help="train nothing: predict from the scores in FILE")
     args = parser.parse_args()
-    if args.again and (args.quick or args.record):
-        parser.error("--again reads its scores from FILE; leave out --quick and --record.")
+    if args.again and (args.quick or args.record or args.chains):
+        parser.error("--again reads its scores from FILE; leave out --quick, --record and --chains.")
     tasks = [f"{MADE_UP}{seed}" for seed in range(2)] if args.quick else list(TASKS)
-    chains = range(2 if args.quick else args.chains)
+    chains = range(args.chains or (2 if args.quick else NUM_CHAINS))
     if args.again is not None:
         records = json.loads(args.again.read_text(encoding="utf-8"))
     else:

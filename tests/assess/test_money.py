@@ -132,8 +132,10 @@ def test_volumes_that_contradict_each_other_are_refused(volumes: tuple[float, fl
 def test_a_handful_of_differing_rows_shows_no_loss_of_nothing_at_any_volume(limit: float, worth_it: bool) -> None:
     few = compared(0.001, 0.02, method="cr2_t", differing=2)
     ratio = CostRatio(0.4, 0.6, "prompt", cheaper_from=(400.0, 150.0))
-    _, volume = assumptions(replace(FOR_LESS, limit=limit, value=VALUE), COSTS, few, cost_ratio=ratio)
+    loss, volume = assumptions(replace(FOR_LESS, limit=limit, value=VALUE), COSTS, few, cost_ratio=ratio)
     assert (Outcome.WORTH_IT in {zone.outcome for zone in volume.zones}) is worth_it
+    assert [zone.outcome for zone in loss.zones] == [Outcome.NEED_HOLDOUT_ROWS, Outcome.WORTH_IT]
+    assert loss.zones[0].high == 0.001
 
 
 def test_a_handful_of_differing_rows_says_as_little_here_as_in_the_verdict() -> None:

@@ -339,6 +339,7 @@ def test_a_model_that_costs_nothing_a_request_is_cheaper_from_where_its_tuning_i
     assert volume_of("high", free, rival, fixed=5.0, declared=1.0) == pytest.approx(2.5)
     assert volume_of("high", free, rival, fixed=0.0) == 0.0
     assert volume_of("high", rival, free) is None
+    assert volume_of("high", free[:1], rival[:1]) is None, "one request has no bounds"
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -22,6 +22,9 @@ from metier.core.worth import Assumption, Outcome, Zone
 
 __all__ = ["assumptions", "break_even", "net_worth"]
 
+SMALLEST_LOSS = 0.001
+"""The least accepted loss that is told from none, score units: a tenth of a point, as the report writes it."""
+
 
 def break_even(costs: TuningCosts, value: ValueConfig | None, gains: Mapping[str, float]) -> dict[str, float | None]:
     """Requests a month from which on tuning pays, for each of some gains; None: at no volume. Empty without a worth."""
@@ -64,8 +67,7 @@ def assumptions(
     believed = all(each.method == "bonett_price" or _differing(each) >= MIN_DISCORDANT for each in comparisons)
     lowest, high = min(each.low for each in comparisons), min((each.high for each in sure), default=inf)
     if question.claim == "as_good_for_less":
-        reached = lowest >= -question.limit and (believed or question.limit > 0)
-        return _for_less(question, lowest, high, cost_ratio, reached=reached)
+        return _for_less(question, lowest, high, cost_ratio, believed=believed)
     low = lowest if believed else -inf
     if question.value is None:
         margin = question.margin if question.margin is not None else 0.0
@@ -74,10 +76,14 @@ def assumptions(
 
 
 def _for_less(
-    question: DecisionConfig, low: float, high: float, cost_ratio: CostRatio | None, *, reached: bool
+    question: DecisionConfig, low: float, high: float, cost_ratio: CostRatio | None, *, believed: bool
 ) -> tuple[Assumption, ...]:
-    """The accepted loss, and the volume over which the tuning is shared out; `reached`: no more was lost than that."""
-    worth_at, not_at = max(0.0, -low), -high
+    """The accepted loss, and the volume over which the tuning is shared out.
+
+    Where few rows differ the lower bound is believed for a loss that is accepted, and not for none at all.
+    """
+    reached = low >= -question.limit and (believed or question.limit > 0)
+    worth_at, not_at = max(0.0 if believed else SMALLEST_LOSS, -low), -high
     if cost_ratio is None or cost_ratio.high >= 1:
         worth_at = inf
     if cost_ratio is not None and cost_ratio.low >= 1:

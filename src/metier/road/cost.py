@@ -155,10 +155,11 @@ def cheaper_from(
 ) -> float | None:
     """Requests a month from which a bound of `cost_ratio`, each with its share of what is fixed, is below 1.
 
-    None: at no volume. Fewer requests make every one of them dearer, so what is shown at one volume holds at all larger
-    ones; the bound itself need not fall all the way, for a larger share evens out costs that scatter. So the crossing
-    farthest from the declared volume is taken, on the side of it that agrees with the bound there.
+    The turn next to the declared volume, for a bound need not fall all the way: a larger share evens out costs that
+    scatter. None: at no volume, or of one request; 0: nothing turns it at fewer requests.
     """
+    if len(tuned) < 2:
+        return None
 
     def is_below(share: float) -> bool:
         ratio = cost_ratio([cost + share for cost in tuned], rival, alpha=alpha)
@@ -169,18 +170,16 @@ def cheaper_from(
     declared = fixed_per_month / requests_per_month
     if declared == 0:
         return 0.0 if is_below(0.0) else None
-    if is_below(declared):
-        most = max(declared, SHARES_AT_MOST * float(np.mean(rival)))
-        shares = np.geomspace(most, declared, NUM_SHARES)
+    was_below = is_below(declared)
+    if was_below:
+        shares = np.geomspace(declared, max(2 * declared, SHARES_AT_MOST * float(np.mean(rival))), NUM_SHARES)
     else:
         shares = np.append(np.geomspace(declared, declared / SHARES_AT_MOST, NUM_SHARES), 0.0)
-    found = next((i for i, share in enumerate(shares) if is_below(share)), None)
-    if found is None:
-        return None
-    if found == 0:
-        return fixed_per_month / float(shares[0])
-    high, low = float(shares[found - 1]), float(shares[found])
-    for _ in range(40):
+    turn = next((i for i, share in enumerate(shares[1:], 1) if is_below(float(share)) != was_below), None)
+    if turn is None:
+        return 0.0 if was_below else None
+    low, high = sorted((float(shares[turn - 1]), float(shares[turn])))
+    for _ in range(50):
         middle = (low + high) / 2
         low, high = (middle, high) if is_below(middle) else (low, middle)
     return fixed_per_month / high

@@ -338,7 +338,8 @@ def _verdict_problems(session: Session, report: Report) -> list[str]:
 def other_forms(facts: Mapping[str, Any]) -> bool:  # Any: JSON values
     """Whether the curve of a look was fitted with other forms than those of today.
 
-    One that names none was recorded before forms had a hash, and is held against those of today.
+    One that names none was recorded before forms had a hash, and is held against those of today: most were made with
+    them, and one that was not is told by its forecasts.
     """
     from metier.assess import prior_hash
 
